@@ -1,0 +1,150 @@
+package epoch
+
+import (
+	"errors"
+	"fmt"
+
+	"ftvm/vmm"
+)
+
+// Machine is what an Executor runs. *vmm.Machine is one; the simulator has another.
+type Machine interface {
+	Position() vmm.Position
+	Time() vmm.Time
+	Run(until vmm.Position, pause func() bool) (vmm.StopReason, error)
+	Apply(t vmm.Time, inputs []vmm.Input) error
+	Digest(memory bool) (uint64, error)
+	Report() (*vmm.Archive, error)
+	End() (vmm.End, bool)
+}
+
+// Executor runs a machine epoch by epoch. On the primary: Run until the epoch ends, Close,
+// Open. On a backup: Replay, Open.
+type Executor struct {
+	m           Machine
+	memoryEvery uint64
+	opened      Number // how many records were applied
+	limit       vmm.Position
+}
+
+// NewExecutor makes an executor for a machine that no record was applied to yet.
+// Digests cover all of memory at every memoryEvery-th boundary, never if it is 0; it must be the
+// same on all replicas.
+func NewExecutor(m Machine, memoryEvery uint64) *Executor {
+	return &Executor{m: m, memoryEvery: memoryEvery, limit: m.Position()}
+}
+
+// Run goes on with the present epoch, to its full length at most. See vmm.Machine.Run.
+func (x *Executor) Run(pause func() bool) (vmm.StopReason, error) {
+	return x.m.Run(x.limit, pause)
+}
+
+// Boundary is where an epoch ended on the primary.
+type Boundary struct {
+	Position vmm.Position
+	Time     vmm.Time // guest time by the machine's own count
+	Digest   uint64
+	Memory   bool
+	Ended    bool
+}
+
+// Close ends the present epoch where the machine stands.
+func (x *Executor) Close() (Boundary, error) {
+	memory := x.digestsMemory(x.opened)
+	digest, err := x.m.Digest(memory)
+	if err != nil {
+		return Boundary{}, fmt.Errorf("digest at the end of epoch %d: %w", x.opened, err)
+	}
+	_, ended := x.m.End()
+	return Boundary{Position: x.m.Position(), Time: x.m.Time(), Digest: digest, Memory: memory, Ended: ended}, nil
+}
+
+func (x *Executor) digestsMemory(n Number) bool {
+	return x.memoryEvery != 0 && uint64(n)%x.memoryEvery == 0
+}
+
+// Open applies record r, whose disk completions carry the data that was read.
+func (x *Executor) Open(r Record) error {
+	if r.Epoch != x.opened {
+		return fmt.Errorf("record %d cannot be applied: record %d is next", r.Epoch, x.opened)
+	}
+	if err := x.m.Apply(r.Time, r.Inputs); err != nil {
+		return fmt.Errorf("record %d: %w", r.Epoch, err)
+	}
+	x.opened++
+	x.limit = x.m.Position() + vmm.Position(r.Length)
+	return nil
+}
+
+// Opened is how many records were applied; the present epoch is Opened-1.
+func (x *Executor) Opened() Number { return x.opened }
+
+// Replay runs the present epoch to where record r, the next one, says that it ended, and
+// compares. A difference is a *Divergence. pause is called as Run calls it; it must not ask for a
+// pause but to give up: then Replay returns ErrInterrupted.
+func (x *Executor) Replay(r Record, pause func() bool) error {
+	if r.Position > x.limit {
+		return x.diverged(r, "position", uint64(r.Position), uint64(x.limit))
+	}
+	reason, err := x.m.Run(r.Position, pause)
+	switch {
+	case err != nil:
+		return err
+	case reason == vmm.StopPaused || reason == vmm.StopKicked:
+		return ErrInterrupted
+	case x.m.Position() != r.Position:
+		return x.diverged(r, "position", uint64(r.Position), uint64(x.m.Position()))
+	}
+	if _, ended := x.m.End(); ended != r.Ended {
+		return x.diverged(r, "ended", b2u(r.Ended), b2u(ended))
+	}
+	if want := x.digestsMemory(r.Epoch); r.Memory != want {
+		return x.diverged(r, "digest of memory", b2u(r.Memory), b2u(want))
+	}
+	digest, err := x.m.Digest(r.Memory)
+	if err != nil {
+		return err
+	}
+	if digest != r.Digest {
+		return x.diverged(r, "digest", r.Digest, digest)
+	}
+	return nil
+}
+
+func b2u(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// ErrInterrupted is returned by Replay if it was asked to give up before the end of the epoch.
+var ErrInterrupted = errors.New("interrupted within an epoch")
+
+// Divergence tells that a backup's machine is not where the primary's was.
+type Divergence struct {
+	Epoch    Number       // the epoch that ended differently
+	Position vmm.Position // where the backup stands
+	Field    string       // what differs first
+	Primary  uint64
+	Backup   uint64
+	// State is the backup's state, RAM excepted, with the names of its fields.
+	State *vmm.Archive
+}
+
+func (d *Divergence) Error() string {
+	return fmt.Sprintf("divergence at the end of epoch %d, position %d: %s is %#x on the primary, %#x on the backup",
+		d.Epoch, d.Position, d.Field, d.Primary, d.Backup)
+}
+
+func (x *Executor) diverged(r Record, field string, primary, backup uint64) error {
+	d := &Divergence{Epoch: r.Epoch, Position: x.m.Position(), Field: field, Primary: primary, Backup: backup}
+	if r.Epoch > 0 {
+		d.Epoch--
+	}
+	var err error
+	if d.State, err = x.m.Report(); err != nil {
+		return errors.Join(d, err)
+	}
+	return d
+}

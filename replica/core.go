@@ -1,0 +1,609 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"ftvm/epoch"
+	"ftvm/vmm"
+)
+
+// Config is what both replicas of a pair agree on, except SuspectTicks.
+type Config struct {
+	// Verified makes commit mean that the backup has executed the epoch and found the same
+	// digest; otherwise it means that the backup holds the record.
+	Verified bool
+	// MaxLag is how many epochs the backup's execution may lie behind the primary's; at
+	// the limit the primary waits.
+	MaxLag uint64
+	// SuspectTicks is after how many ticks without a word the peer counts as failed. Ticks
+	// are counted as they are lived through, so a process that was stopped for a while gives its
+	// peer's words a chance to be read before it judges.
+	SuspectTicks int
+}
+
+// maxConsole is how many bytes of console output may wait for the outside world to take them.
+const maxConsole = 1 << 20
+
+// Role is what a replica is.
+type Role uint8
+
+const (
+	// Waiting: will be the primary once a backup is there.
+	Waiting Role = iota
+	// Primary: runs the machine and decides what enters it.
+	Primary
+	// Backup: repeats what the primary did.
+	Backup
+	// Failover: a backup that won the machine, and is on its way to be the primary.
+	Failover
+	// Ending: the guest came to its end; the last outputs are leaving.
+	Ending
+	// Stopped: nothing more will happen.
+	Stopped
+)
+
+func (r Role) String() string {
+	return [...]string{"waiting", "primary", "backup", "failover", "ending", "stopped"}[r]
+}
+
+// Action is something that the core wants done. Actions are done in order.
+type Action struct {
+	Kind ActionKind
+	// Message is what to send, for ActSend.
+	Message Message
+	// Outputs are to leave, for ActRelease and ActRepeat.
+	Outputs []vmm.Output
+	// Text is for people, for ActNotice.
+	Text string
+}
+
+// ActionKind says what an Action is.
+type ActionKind uint8
+
+const (
+	// ActSend: send Message on the present connection.
+	ActSend ActionKind = 1 + iota
+	// ActRelease: let Outputs leave.
+	ActRelease
+	// ActRepeat: issue these disk requests again; results of the first time do not count.
+	ActRepeat
+	// ActDial: connect to the primary, and call Connected or Unreachable.
+	ActDial
+	// ActClaim: ask whether this replica may go on without the other, and call Claimed.
+	ActClaim
+	// ActHangUp: close the present connection.
+	ActHangUp
+	// ActNotice: tell people.
+	ActNotice
+)
+
+// Task is what the machine is to do next.
+type Task struct {
+	Kind TaskKind
+	// Record ends the epoch to be replayed, and is then to be applied, for TaskReplay.
+	Record epoch.Record
+}
+
+// TaskKind says what a Task is.
+type TaskKind uint8
+
+const (
+	// TaskWait: nothing, until the core was called again.
+	TaskWait TaskKind = iota
+	// TaskRun: run the present epoch as the primary, then call Boundary.
+	TaskRun
+	// TaskReplay: run the present epoch to the end that Record names, compare, apply
+	// Record, and call Executed.
+	TaskReplay
+	// TaskFailover: run the present epoch to its full length, then call Boundary.
+	TaskFailover
+	// TaskStop: the machine is not needed any more; see Core.Result.
+	TaskStop
+)
+
+// Core is the protocol of a pair, as seen by one replica.
+type Core struct {
+	cfg     Config
+	role    Role
+	actions []Action
+	result  error
+
+	gate            epoch.Gate
+	consoleReleased uint64         // console bytes handed out by ActRelease
+	inputs          []vmm.Input    // for the record of the next boundary (P1)
+	opened          epoch.Number   // records applied to the machine
+	records         []epoch.Record // Primary: not known to be held by the backup. Backup: not yet applied.
+
+	conn     uint64 // the present connection, 0 if there is none
+	dialing  bool   // ActDial is under way
+	silent   int    // ticks since the peer was last heard
+	claiming bool
+	alone    bool // no other replica counts any more
+
+	// Of the peer, on a primary.
+	synced         bool // it has told on this connection what it holds
+	held, verified epoch.Number
+
+	// On a backup.
+	over  string // the primary said that the machine is over
+	ended bool   // the guest came to its end
+}
+
+// NewPrimary makes the core of a primary that waits for its backup, or, if alone, of a machine
+// that has no other replica.
+func NewPrimary(cfg Config, alone bool) *Core {
+	c := &Core{cfg: cfg, role: Waiting, alone: alone}
+	if alone {
+		c.role = Primary
+	}
+	return c
+}
+
+// NewBackup makes the core of a backup; its first connection is still to come.
+func NewBackup(cfg Config) *Core { return &Core{cfg: cfg, role: Backup} }
+
+// Actions returns what is to be done since the last call. The slice is valid until the
+// core is called again.
+func (c *Core) Actions() []Action {
+	a := c.actions
+	c.actions = nil
+	return a
+}
+
+// Role is what the replica is now.
+func (c *Core) Role() Role { return c.role }
+
+// Alone reports whether no other replica counts any more.
+func (c *Core) Alone() bool { return c.alone }
+
+// Opened is how many records were applied to the machine, or handed out to be.
+func (c *Core) Opened() epoch.Number { return c.opened }
+
+// Records is how many records are held and not yet applied, on a backup, or not yet known to
+// be held by the backup, on a primary.
+func (c *Core) Records() int { return len(c.records) }
+
+// ConsoleLeft is how many bytes of console output are known to have left.
+func (c *Core) ConsoleLeft() uint64 { return c.gate.Left() }
+
+// OutputsWait reports whether an output waits for a commit.
+func (c *Core) OutputsWait() bool { return c.gate.Holding() }
+
+// Outstanding lists the disk requests without a completion in a record.
+func (c *Core) Outstanding() []vmm.Output { return c.gate.Outstanding() }
+
+// Result is why the core stopped: nil if the guest ended or an operator ended it.
+func (c *Core) Result() error { return c.result }
+
+// Reasons to stop that are not the guest's end.
+var (
+	// ErrDropped: the other replica goes on, and this one must not.
+	ErrDropped = errors.New("the other replica goes on without this one")
+	// ErrPeer: the peer broke the protocol.
+	ErrPeer = errors.New("the peer broke the protocol")
+)
+
+func (c *Core) do(a Action) { c.actions = append(c.actions, a) }
+
+func (c *Core) notice(format string, args ...any) {
+	c.do(Action{Kind: ActNotice, Text: fmt.Sprintf(format, args...)})
+}
+
+func (c *Core) send(m Message) {
+	if c.conn != 0 {
+		c.do(Action{Kind: ActSend, Message: m})
+	}
+}
+
+// goodbye tells the peer the last word, once.
+func (c *Core) goodbye(cause Cause, reason string) {
+	c.send(Goodbye{Cause: cause, Reason: reason, ConsoleLeft: c.gate.Left()})
+}
+
+func (c *Core) stop(err error) {
+	if c.role != Stopped {
+		c.role, c.result = Stopped, err
+	}
+}
+
+// Next tells what the machine is to do. A TaskRun that is under way is not ended by calls
+// to the core; the runner ends it when it wants a boundary.
+func (c *Core) Next() Task {
+	switch c.role {
+	case Primary:
+		if !c.alone && uint64(c.opened-min(c.opened, c.verified)) > c.cfg.MaxLag {
+			return Task{Kind: TaskWait} // back-pressure: the backup is too far behind
+		}
+		if c.consoleReleased > c.gate.Left()+maxConsole {
+			return Task{Kind: TaskWait} // nobody reads the console
+		}
+		return Task{Kind: TaskRun}
+	case Backup, Failover:
+		switch {
+		case len(c.records) > 0 && !(c.role == Failover && broken(RuleP6)):
+			return Task{Kind: TaskReplay, Record: c.records[0]}
+		case c.role == Failover || c.opened > 0 && !c.ended && broken(RuleP5):
+			return Task{Kind: TaskFailover}
+		}
+	case Stopped:
+		return Task{Kind: TaskStop}
+	}
+	return Task{Kind: TaskWait}
+}
+
+// Connected tells that a connection, numbered conn, is up and past its handshake. Each has a
+// higher number than the one before, which it replaces.
+func (c *Core) Connected(conn uint64) {
+	c.conn, c.silent, c.synced, c.dialing = conn, 0, false, false
+	if c.role == Backup {
+		c.ack()
+	}
+}
+
+// Disconnected tells that a connection is lost.
+func (c *Core) Disconnected(conn uint64) {
+	if conn != c.conn {
+		return
+	}
+	c.conn, c.synced, c.silent = 0, false, 0
+	c.dial()
+}
+
+// dial makes a backup that lost its connection try again.
+func (c *Core) dial() {
+	if c.role == Backup && c.conn == 0 && !c.claiming && !c.dialing && c.over == "" {
+		c.dialing = true
+		c.do(Action{Kind: ActDial})
+	}
+}
+
+// Unreachable tells a backup that it could not connect to the primary. refused is true if
+// the primary's host answered that there is no such process, which is proof of its end.
+func (c *Core) Unreachable(refused bool) {
+	c.dialing = false
+	if refused && c.role == Backup && c.conn == 0 && c.over == "" {
+		c.claim("the primary's process is gone")
+	}
+}
+
+// Tick is called at the interval of heartbeats.
+func (c *Core) Tick() {
+	switch {
+	case c.role == Stopped || c.alone || c.role == Waiting:
+		return
+	case c.role == Backup:
+		c.dial()
+		c.ack()
+	default:
+		c.send(Heartbeat{ConsoleLeft: c.gate.Left()})
+	}
+	c.silent++
+	limit := c.cfg.SuspectTicks
+	if c.role != Backup && c.conn == 0 {
+		// A backup that lives comes back well within its own limit.
+		limit *= 2
+	}
+	if c.silent >= limit {
+		c.claim(fmt.Sprintf("not a word for %d heartbeats", c.silent))
+	}
+}
+
+// claim asks to go on without the peer.
+func (c *Core) claim(why string) {
+	if c.claiming || c.alone || c.role == Stopped || c.role == Waiting {
+		return
+	}
+	c.claiming = true
+	c.notice("the other replica counts as failed: %s", why)
+	c.do(Action{Kind: ActClaim})
+}
+
+// Claimed answers ActClaim.
+func (c *Core) Claimed(won bool) {
+	switch {
+	case !c.claiming || c.role == Stopped:
+		return
+	case !won:
+		c.stop(fmt.Errorf("%w: it was first at the arbiter", ErrDropped))
+		return
+	}
+	c.claiming, c.alone = false, true
+	c.goodbye(CauseDropped, "the other replica did not hear from this one in time and goes on alone")
+	if c.role == Backup {
+		// P6: the records that are held are used up by Next; then comes the failover epoch.
+		c.role = Failover
+		c.notice("taking over: %d records to use up", len(c.records))
+		if broken(RuleP6) {
+			c.records = nil
+		}
+		if c.ended {
+			c.role = Ending
+		}
+	} else {
+		c.records = nil
+		c.notice("going on alone, without a backup")
+	}
+	c.release()
+}
+
+// Receive takes a message that came on connection conn.
+func (c *Core) Receive(conn uint64, m Message) {
+	if conn != c.conn || c.role == Stopped || c.alone {
+		return // a late word on an old connection, or of a replica that does not count
+	}
+	c.silent = 0
+	switch m := m.(type) {
+	case RecordMessage:
+		c.receiveRecord(m.Record)
+	case Ack:
+		c.receiveAck(m)
+	case Heartbeat:
+		c.gate.ConsoleLeft(m.ConsoleLeft)
+	case Goodbye:
+		c.receiveGoodbye(m)
+	}
+}
+
+// PeerBroke tells that the peer sent something on connection conn that is no message.
+func (c *Core) PeerBroke(conn uint64, err error) {
+	if conn == c.conn && c.role != Stopped && !c.alone {
+		c.distrust(fmt.Errorf("%w: %w", ErrPeer, err))
+	}
+}
+
+// distrust ends the work with a peer that broke the protocol. The machine is not harmed: a
+// primary goes on without its backup, a backup leaves.
+func (c *Core) distrust(err error) {
+	switch c.role {
+	case Backup:
+		c.fail(err)
+	case Waiting:
+		c.notice("turned away: %v", err)
+		c.do(Action{Kind: ActHangUp})
+		c.conn = 0
+	default:
+		c.claim(err.Error())
+	}
+}
+
+func (c *Core) receiveRecord(r epoch.Record) {
+	next := c.opened + epoch.Number(len(c.records))
+	switch {
+	case c.role != Backup:
+		c.distrust(fmt.Errorf("%w: a record for a replica that is %s", ErrPeer, c.role))
+	case c.claiming || r.Epoch < next: // after the claim nothing counts; before: sent again
+	case r.Epoch > next:
+		c.distrust(fmt.Errorf("%w: record %d came where %d is next", ErrPeer, r.Epoch, next))
+	default:
+		c.records = append(c.records, r)
+		c.gate.ConsoleLeft(r.ConsoleLeft)
+		c.ack() // P4
+	}
+}
+
+// ack tells the primary what this backup holds. Once it has claimed the machine it
+// acknowledges nothing: what it acknowledged before is what it goes on from.
+func (c *Core) ack() {
+	if c.claiming {
+		return
+	}
+	held := c.opened + epoch.Number(len(c.records))
+	if broken(RuleP4) {
+		held++
+	}
+	c.send(Ack{Held: held, Verified: c.opened})
+}
+
+func (c *Core) receiveAck(m Ack) {
+	// The records that are kept end with the newest, number opened-1.
+	oldest := c.opened - epoch.Number(len(c.records))
+	switch {
+	case c.role == Backup:
+		c.distrust(fmt.Errorf("%w: an acknowledgement for a backup", ErrPeer))
+		return
+	case m.Held > c.opened && !broken(RuleP4) || m.Verified > m.Held:
+		c.distrust(fmt.Errorf("%w: it acknowledges record %d and verifies %d; the newest is %d", ErrPeer, m.Held, m.Verified, c.opened))
+		return
+	case m.Held < c.held || m.Verified < c.verified:
+		c.distrust(fmt.Errorf("%w: it holds %d records after it held %d", ErrPeer, m.Held, c.held))
+		return
+	}
+	c.held, c.verified = m.Held, m.Verified
+	if m.Held > oldest {
+		c.records = c.records[min(int(m.Held-oldest), len(c.records)):]
+	}
+	if c.role == Waiting {
+		c.role = Primary
+	}
+	if !c.synced {
+		c.synced = true
+		for _, r := range c.records {
+			c.send(RecordMessage{r})
+		}
+	}
+	c.release()
+}
+
+func (c *Core) receiveGoodbye(m Goodbye) {
+	c.gate.ConsoleLeft(m.ConsoleLeft)
+	switch {
+	case m.Cause == CauseDropped:
+		c.stop(fmt.Errorf("%w: %s", ErrDropped, m.Reason))
+	case m.Cause == CauseLeaving:
+		c.claim("it leaves: " + m.Reason)
+	case c.role == Backup:
+		c.over = m.Reason
+		c.notice("the primary says that the virtual machine is over: %s", m.Reason)
+		c.checkOver()
+	default:
+		c.distrust(fmt.Errorf("%w: a backup cannot end the virtual machine", ErrPeer))
+	}
+}
+
+// checkOver stops a backup whose primary ended the machine once it has caught up.
+func (c *Core) checkOver() {
+	if c.role == Backup && c.over != "" && len(c.records) == 0 {
+		c.stop(nil)
+	}
+}
+
+// Input takes something from the outside world for the machine. On a primary it goes into the
+// record of the next boundary (P1); a backup ignores its host (P3).
+func (c *Core) Input(in vmm.Input) {
+	if c.role == Backup && broken(RuleP3) && len(c.records) > 0 {
+		newest := &c.records[len(c.records)-1]
+		newest.Inputs = append(newest.Inputs, in)
+	}
+	if c.role == Backup || c.role == Failover || c.role == Ending || c.role == Stopped {
+		return
+	}
+	c.inputs = append(c.inputs, in)
+}
+
+// InputsWait reports whether a boundary is wanted for inputs.
+func (c *Core) InputsWait() bool { return len(c.inputs) > 0 }
+
+// Produced takes outputs that the machine made in the present epoch.
+func (c *Core) Produced(outs []vmm.Output) {
+	c.gate.Produce(c.opened-1, outs)
+	c.release()
+}
+
+// release lets leave what the output rule allows.
+func (c *Core) release() {
+	var outs []vmm.Output
+	switch {
+	case c.alone || broken(RuleOutput) && c.role != Backup:
+		outs = c.gate.Commit(math.MaxUint64, nil)
+	case c.role == Backup:
+		outs = c.gate.TakeDisk(nil)
+	case c.cfg.Verified:
+		outs = c.gate.Commit(max(c.verified, 1)-1, nil)
+	default:
+		outs = c.gate.Commit(c.held, nil)
+	}
+	for _, o := range outs {
+		if o.Kind == vmm.OutputConsole {
+			c.consoleReleased = o.Seq + uint64(len(o.Data))
+		}
+	}
+	if len(outs) > 0 {
+		c.do(Action{Kind: ActRelease, Outputs: outs})
+	}
+	c.checkEnding()
+}
+
+// ConsoleWritten tells that all console output before byte n has left for the outside world.
+func (c *Core) ConsoleWritten(n uint64) {
+	c.gate.ConsoleLeft(n)
+	c.checkEnding()
+}
+
+// checkEnding stops a replica whose guest has ended, once all outputs have left and the
+// backup holds the last record.
+func (c *Core) checkEnding() {
+	if c.role != Ending || c.gate.Holding() || c.gate.Left() < c.consoleReleased || !c.alone && c.held < c.opened {
+		return
+	}
+	c.goodbye(CauseEnded, "the guest came to its end")
+	c.stop(nil)
+}
+
+// Executed tells that the TaskReplay is done: digests were equal and the record is applied.
+func (c *Core) Executed() {
+	r := c.records[0]
+	c.records = c.records[1:]
+	c.opened++
+	c.complete(r.Inputs)
+	c.ended = r.Ended
+	if c.ended && c.role == Failover {
+		c.role = Ending
+		c.checkEnding()
+	}
+	// The primary hears of it with the next acknowledgement; at once if it may wait for it.
+	if c.role == Backup && (c.cfg.Verified || len(c.records) == 0 || c.opened%16 == 0) {
+		c.ack()
+	}
+	c.checkOver()
+}
+
+func (c *Core) complete(inputs []vmm.Input) {
+	for _, in := range inputs {
+		if in.Kind == vmm.InputDisk {
+			c.gate.Complete(in.Device, in.ID)
+		}
+	}
+}
+
+// Boundary takes the end of an epoch that was run here first: of a TaskRun or a TaskFailover.
+// It returns the record to be applied to the machine (P2). now is guest time by the host's
+// clock; length is the longest that the epoch may become, in positions.
+func (c *Core) Boundary(b epoch.Boundary, now vmm.Time, length uint64) epoch.Record {
+	if c.role == Failover {
+		c.takeOver()
+	}
+	r := epoch.Record{
+		Epoch: c.opened, Position: b.Position, Digest: b.Digest, Memory: b.Memory, Ended: b.Ended,
+		Length: length, Time: max(now, b.Time), ConsoleLeft: c.gate.Left(),
+	}
+	if !b.Ended {
+		r.Inputs, c.inputs = c.inputs, nil
+	}
+	shipped := r
+	if broken(RuleP1) {
+		shipped.Inputs = nil
+	}
+	if broken(RuleP2) {
+		r.Inputs = nil
+	}
+	c.opened++
+	c.complete(r.Inputs)
+	if !c.alone {
+		c.records = append(c.records, shipped)
+		if c.synced {
+			c.send(RecordMessage{shipped})
+		}
+	}
+	if b.Ended && c.role == Primary {
+		c.role = Ending
+		c.checkEnding()
+	}
+	return r
+}
+
+// takeOver makes the survivor the primary, at the end of the failover epoch.
+func (c *Core) takeOver() {
+	c.role = Primary
+	c.notice("this replica is the primary now, alone")
+	if again := c.gate.Outstanding(); len(again) > 0 && !broken(RuleP7) {
+		c.do(Action{Kind: ActRepeat, Outputs: append([]vmm.Output(nil), again...)}) // P7
+	}
+}
+
+// Fail stops this replica because of trouble of its own (its host, its peer, a divergence). The
+// other is to go on alone.
+func (c *Core) Fail(err error) { c.fail(err) }
+
+func (c *Core) fail(err error) {
+	c.goodbye(CauseLeaving, err.Error())
+	c.stop(err)
+}
+
+// Leave stops this replica because its operator or host wants so; the machine goes on at
+// the other one, if there is one.
+func (c *Core) Leave(reason string) {
+	c.goodbye(CauseLeaving, reason)
+	c.stop(nil)
+}
+
+// Quit ends the virtual machine, on a primary; a backup only leaves.
+func (c *Core) Quit(reason string) {
+	if c.role == Backup {
+		c.Leave(reason)
+		return
+	}
+	c.goodbye(CauseQuit, reason)
+	c.stop(nil)
+}

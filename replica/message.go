@@ -1,0 +1,96 @@
+package replica
+
+import (
+	"fmt"
+
+	"ftvm/epoch"
+	"ftvm/proto"
+)
+
+// Message is what one replica tells another while the machine runs: a RecordMessage, an
+// Ack, a Heartbeat or a Goodbye.
+type Message interface{ message() *proto.Message }
+
+// RecordMessage ships a record to the backup.
+type RecordMessage struct{ epoch.Record }
+
+// Ack tells the primary how many records the backup holds, and at how many boundaries it has
+// compared digests and found them equal.
+type Ack struct{ Held, Verified epoch.Number }
+
+// Heartbeat tells the backup that the primary lives and how much console output has left.
+type Heartbeat struct{ ConsoleLeft uint64 }
+
+// Goodbye is a replica's last word.
+type Goodbye struct {
+	Cause       Cause
+	Reason      string
+	ConsoleLeft uint64
+}
+
+// Cause says why a replica leaves.
+type Cause uint8
+
+const (
+	// CauseEnded: the guest came to its end.
+	CauseEnded Cause = 1 + iota
+	// CauseQuit: an operator ended the virtual machine.
+	CauseQuit
+	// CauseLeaving: the sender stops; the receiver is to go on alone.
+	CauseLeaving
+	// CauseDropped: the sender goes on alone; the receiver is to stop.
+	CauseDropped
+)
+
+// causes maps Cause to the wire.
+var causes = [...]proto.Goodbye_Cause{
+	CauseEnded:   proto.Goodbye_ENDED,
+	CauseQuit:    proto.Goodbye_QUIT,
+	CauseLeaving: proto.Goodbye_LEAVING,
+	CauseDropped: proto.Goodbye_DROPPED,
+}
+
+func (m RecordMessage) message() *proto.Message {
+	return &proto.Message{Body: &proto.Message_Record{Record: m.Proto()}}
+}
+
+func (m Ack) message() *proto.Message {
+	return &proto.Message{Body: &proto.Message_Ack{Ack: &proto.Ack{Held: uint64(m.Held), Verified: uint64(m.Verified)}}}
+}
+
+func (m Heartbeat) message() *proto.Message {
+	return &proto.Message{Body: &proto.Message_Heartbeat{Heartbeat: &proto.Heartbeat{ConsoleLeft: m.ConsoleLeft}}}
+}
+
+func (m Goodbye) message() *proto.Message {
+	return &proto.Message{Body: &proto.Message_Goodbye{Goodbye: &proto.Goodbye{
+		Cause: causes[m.Cause], Reason: m.Reason, ConsoleLeft: m.ConsoleLeft}}}
+}
+
+// Encode turns a message into wire format.
+func Encode(m Message) *proto.Message { return m.message() }
+
+// maxReason bounds what a peer may have us print.
+const maxReason = 1 << 12
+
+// Decode checks a message that came from a peer.
+func Decode(p *proto.Message) (Message, error) {
+	switch b := p.GetBody().(type) {
+	case *proto.Message_Record:
+		r, err := epoch.FromProto(b.Record)
+		return RecordMessage{r}, err
+	case *proto.Message_Ack:
+		return Ack{epoch.Number(b.Ack.GetHeld()), epoch.Number(b.Ack.GetVerified())}, nil
+	case *proto.Message_Heartbeat:
+		return Heartbeat{b.Heartbeat.GetConsoleLeft()}, nil
+	case *proto.Message_Goodbye:
+		for c, q := range causes {
+			if c > 0 && q == b.Goodbye.GetCause() {
+				reason := b.Goodbye.GetReason()
+				return Goodbye{Cause(c), reason[:min(len(reason), maxReason)], b.Goodbye.GetConsoleLeft()}, nil
+			}
+		}
+		return nil, fmt.Errorf("goodbye with unknown cause %d", b.Goodbye.GetCause())
+	}
+	return nil, fmt.Errorf("message %T has no place after the handshake", p.GetBody())
+}
