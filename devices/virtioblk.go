@@ -1,0 +1,267 @@
+package devices
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"ftvm/vmm"
+)
+
+// Feature bits of the block device (virtio 1.2, 5.2.3).
+const (
+	blkSizeMax = 1 << 1
+	blkSegMax  = 1 << 2
+	blkRO      = 1 << 5
+	blkBlkSize = 1 << 6
+	blkFlush   = 1 << 9
+)
+
+// Request types and, where vmm.DiskStatus has none, status (5.2.6).
+const (
+	blkTypeIn    = 0
+	blkTypeOut   = 1
+	blkTypeFlush = 4
+	blkTypeGetID = 8
+
+	blkUnsupported = vmm.DiskStatus(2)
+)
+
+const (
+	// SectorSize is the unit of a disk's size and of its requests.
+	SectorSize = 512
+
+	blkHeaderSize = 16 // type, reserved, sector
+	blkIDSize     = 20
+
+	// A request moves at most blkMaxSegments stretches of blkMaxSegment bytes. The driver
+	// is told by SIZE_MAX and SEG_MAX; a larger request fails.
+	blkMaxSegment  = 16 << 10
+	blkMaxSegments = 64
+	blkMaxData     = blkMaxSegment * blkMaxSegments
+
+	// blkMaxRequests limits the requests of which no completion came yet. It is more than
+	// a queue holds, because a reset empties the queue and not the host's hands.
+	blkMaxRequests = 2 * maxQueueSize
+
+	// blkMaxInFlight is how many bytes of such requests there are before no more are
+	// started. It limits what a guest can make a host hold, and how long one notification,
+	// which copies the data of writes, can keep the CPU from going on.
+	blkMaxInFlight = 16 << 20
+)
+
+// virtioBlk is a disk (5.2). It has no data: a request leaves the machine as an
+// output and is done when its completion comes in.
+type virtioBlk struct {
+	*virtioPCI
+	index    uint32 // among the machine's disks
+	sectors  uint64
+	readOnly bool
+	serial   [blkIDSize]byte
+	emit     func(vmm.Output)
+
+	seq      uint64       // requests that left so far
+	requests []blkRequest // in flight, by rising id
+	inFlight uint64       // bytes that they move; follows from them
+	chain    chain        // scratch
+}
+
+// blkRequest is a request that left the machine.
+type blkRequest struct {
+	id uint64 // Output.Seq
+	// orphan is set when the device was reset since: no driver waits any more, but the
+	// completion will still come.
+	orphan bool
+	op     vmm.DiskOp
+	length uint64    // Output.Length
+	head   uint16    // of the chain
+	data   []segment // writable, before the status byte
+	status vmm.GPA   // of the status byte
+}
+
+// newVirtioBlk makes disk number index, in the given slot. Its outputs go to emit.
+func newVirtioBlk(ram *vmm.RAM, slot int, index uint32, disk Disk, emit func(vmm.Output)) *virtioBlk {
+	d := &virtioBlk{index: index, sectors: disk.SizeBytes / SectorSize, readOnly: disk.ReadOnly, emit: emit}
+	copy(d.serial[:], disk.Serial)
+	features := uint64(blkSizeMax | blkSegMax | blkBlkSize | blkFlush)
+	if d.readOnly {
+		features |= blkRO
+	}
+	config := make([]byte, 24) // struct virtio_blk_config up to blk_size (5.2.4)
+	binary.LittleEndian.PutUint64(config[0:], d.sectors)
+	binary.LittleEndian.PutUint32(config[8:], blkMaxSegment)
+	binary.LittleEndian.PutUint32(config[12:], blkMaxSegments)
+	binary.LittleEndian.PutUint32(config[20:], SectorSize)
+	d.virtioPCI = newVirtioPCI(ram, slot, virtioType{
+		name: fmt.Sprintf("disk%d", index), id: 2, class: 0x01_80_00, // mass storage, other
+		queues: 1, features: features, config: config,
+	}, d)
+	return d
+}
+
+// serve starts what the driver made available. When too much is in flight the rest waits
+// in the ring for a completion.
+func (d *virtioBlk) serve(q *virtqueue) {
+	for len(d.requests) < blkMaxRequests && d.inFlight < blkMaxInFlight && q.next(&d.chain) {
+		d.start(&d.chain)
+	}
+}
+
+// start makes an output of a request, or answers it at once if no host needs to see it.
+// The driver may frame it as it likes (2.7.4): the header is the first bytes of the
+// readable part, the status the last byte of the writable one.
+func (d *virtioBlk) start(c *chain) {
+	r := blkRequest{head: c.head}
+	var ok bool
+	if r.data, r.status, ok = cutLast(c.writable); !ok {
+		d.needsReset() // there is no place to say what is wrong with the request
+		return
+	}
+	var header [blkHeaderSize]byte
+	payload, ok := pull(d.ram, c.readable, header[:])
+	if !ok {
+		d.finish(&r, vmm.DiskError, 0)
+		return
+	}
+	kind, sector := binary.LittleEndian.Uint32(header[:]), binary.LittleEndian.Uint64(header[8:])
+	switch kind {
+	case blkTypeIn:
+		r.op, r.length = vmm.DiskRead, total(r.data)
+	case blkTypeOut:
+		r.op, r.length = vmm.DiskWrite, total(payload)
+	case blkTypeFlush:
+		r.op, sector = vmm.DiskFlush, 0
+	case blkTypeGetID:
+		d.finish(&r, vmm.DiskOK, scatter(d.ram, r.data, d.serial[:]))
+		return
+	default:
+		d.finish(&r, blkUnsupported, 0)
+		return
+	}
+	if r.op != vmm.DiskFlush && !d.holds(sector, r.length) || r.op == vmm.DiskWrite && d.readOnly {
+		d.finish(&r, vmm.DiskError, 0)
+		return
+	}
+	var data []byte
+	if r.op == vmm.DiskWrite {
+		data = make([]byte, r.length)
+		pull(d.ram, payload, data)
+	}
+	r.data = slices.Clone(r.data)
+	d.issue(r, sector*SectorSize, data)
+}
+
+// holds reports whether the disk has length bytes at sector, and the device takes
+// them in one request.
+func (d *virtioBlk) holds(sector, length uint64) bool {
+	return length > 0 && length <= blkMaxData && length%SectorSize == 0 &&
+		sector <= d.sectors && length/SectorSize <= d.sectors-sector
+}
+
+// issue sends r out of the machine: offset in bytes, data for a write.
+func (d *virtioBlk) issue(r blkRequest, offset uint64, data []byte) {
+	r.id = d.seq
+	d.seq++
+	d.requests = append(d.requests, r)
+	d.inFlight += r.length
+	d.emit(vmm.Output{Kind: vmm.OutputDisk, Device: d.index, Seq: r.id, Op: r.op,
+		Offset: offset, Length: r.length, Data: data})
+}
+
+// complete takes the completion of a request in flight. An error says why it cannot
+// be one, and nothing is changed then.
+func (d *virtioBlk) complete(in vmm.Input) error {
+	i := slices.IndexFunc(d.requests, func(r blkRequest) bool { return r.id == in.ID })
+	switch {
+	case i < 0 && in.ID < d.seq:
+		return fmt.Errorf("devices: disk %d: request %d is complete already", d.index, in.ID)
+	case i < 0:
+		return fmt.Errorf("devices: disk %d: request %d was never made; the next is %d", d.index, in.ID, d.seq)
+	case in.Status != vmm.DiskOK && in.Status != vmm.DiskError:
+		return fmt.Errorf("devices: disk %d: request %d: status %d is unknown", d.index, in.ID, in.Status)
+	}
+	r := d.requests[i]
+	var want uint64
+	if r.op == vmm.DiskRead && in.Status == vmm.DiskOK {
+		want = r.length
+	}
+	if uint64(len(in.Data)) != want {
+		return fmt.Errorf("devices: disk %d: request %d: completion has %d bytes of data, not %d",
+			d.index, in.ID, len(in.Data), want)
+	}
+	d.requests = slices.Delete(d.requests, i, i+1)
+	d.inFlight -= r.length
+	switch {
+	case r.orphan:
+	case r.op == vmm.DiskWrite && in.Status == vmm.DiskOK && d.driverFeatures&blkFlush == 0:
+		// For a driver that cannot flush, a write that is complete is stable (5.2.6.2).
+		r.op, r.length = vmm.DiskFlush, 0
+		d.issue(r, 0, nil)
+	case d.live():
+		d.finish(&r, in.Status, scatter(d.ram, r.data, in.Data))
+	}
+	d.serve(&d.queues[0])
+	return nil
+}
+
+// finish gives a request back to the driver; n bytes of its data were written.
+func (d *virtioBlk) finish(r *blkRequest, status vmm.DiskStatus, n int) {
+	d.ram.Write(r.status, []byte{uint8(status)})
+	if uint64(n) == total(r.data) {
+		n++ // what was written reaches up to the status byte
+	}
+	d.queues[0].push(r.head, uint32(n))
+}
+
+func (d *virtioBlk) reset() {
+	for i := range d.requests {
+		d.requests[i].orphan = true
+	}
+}
+
+// modelState visits the requests in flight.
+func (d *virtioBlk) modelState(a *vmm.Archive) {
+	a.U64("requests_made", &d.seq)
+	n := a.Len("requests", len(d.requests), blkMaxRequests)
+	if a.Loading() {
+		d.requests, d.inFlight = make([]blkRequest, n), 0
+	}
+	for i := range d.requests {
+		d.requests[i].State(a, d.ram)
+		if a.Loading() && (d.requests[i].id >= d.seq || i > 0 && d.requests[i].id <= d.requests[i-1].id) {
+			a.Fail("request %d is out of order", d.requests[i].id)
+		}
+		if a.Loading() {
+			d.inFlight += d.requests[i].length
+		}
+	}
+}
+
+// State visits a request in flight, whose buffers are in ram.
+func (r *blkRequest) State(a *vmm.Archive, ram *vmm.RAM) {
+	a.U64("request.id", &r.id)
+	a.Bool("request.orphan", &r.orphan)
+	a.U8("request.op", (*uint8)(&r.op))
+	a.U64("request.bytes", &r.length)
+	a.U16("request.head", &r.head)
+	a.U64("request.status", (*uint64)(&r.status))
+	n := a.Len("request.segments", len(r.data), maxQueueSize)
+	if a.Loading() {
+		r.data = make([]segment, n)
+		if r.op < vmm.DiskRead || r.op > vmm.DiskFlush || ram.View(r.status, 1) == nil {
+			a.Fail("request %d: operation %d or status address %#x is not valid", r.id, r.op, r.status)
+		}
+	}
+	for i := range r.data {
+		s := &r.data[i]
+		a.U64("request.address", (*uint64)(&s.addr))
+		a.U32("request.length", &s.len)
+		if a.Loading() && ram.View(s.addr, uint64(s.len)) == nil {
+			a.Fail("request %d: %d bytes at %#x are not RAM", r.id, s.len, s.addr)
+		}
+	}
+	if a.Loading() && (r.length > blkMaxData || r.op == vmm.DiskRead && r.length != total(r.data)) {
+		a.Fail("request %d: %d bytes do not fit its buffers", r.id, r.length)
+		r.length = 0
+	}
+}
