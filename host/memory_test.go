@@ -1,0 +1,61 @@
+package host
+
+import (
+	"bytes"
+	"math"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestAllocRAM(t *testing.T) {
+	const size = 4 << 20
+	mem, unlocked, err := AllocRAM(size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unlocked != nil {
+		t.Log(unlocked) // depends on the machine's limits
+	}
+	if len(mem) != size || !bytes.Equal(mem, make([]byte, size)) {
+		t.Errorf("got %d bytes, want %d zero ones", len(mem), size)
+	}
+	mem[0], mem[size-1] = 1, 2
+	if err := FreeRAM(mem); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAllocRAMUnlocked takes away this thread's right to lock and checks that the
+// memory comes nevertheless, with advice.
+func TestAllocRAMUnlocked(t *testing.T) {
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &old); err != nil {
+		t.Fatal(err)
+	}
+	dropCapability(t, unix.CAP_IPC_LOCK)
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: 0, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setrlimit(unix.RLIMIT_MEMLOCK, &old)
+	mem, unlocked, err := AllocRAM(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mentions(t, unlocked, "not locked", "ulimit -l", "CAP_IPC_LOCK")
+	if err := FreeRAM(mem); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAllocRAMBadSizes(t *testing.T) {
+	for size, want := range map[uint64]string{
+		0:              "multiple of the page size",
+		4095:           "multiple of the page size",
+		math.MaxUint64: "multiple of the page size",
+		1 << 60:        "--mem",
+	} {
+		_, _, err := AllocRAM(size)
+		mentions(t, err, want)
+	}
+}
