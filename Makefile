@@ -1,0 +1,88 @@
+# Everything that people and CI do with this repository. `make` alone lists it.
+#
+# Tools are pinned in go.mod (tool directive); only protoc and gcc come from the system, and
+# only `make proto` and `make guests` need them: what they make is committed.
+
+GO       = go
+VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
+
+SEEDS    = 1000
+KILLS    = 20
+FUZZTIME = 10s
+TESTFLAGS =
+
+# Long runs set their own length; go test's ten minutes do not apply to them.
+LONG = -count=1 -timeout=0
+
+# The packages that have goroutines, or whose tests do; the others are sequential by the rules
+# of the house, and the race detector has nothing to find there.
+CONCURRENT = ./host/... ./replica/... ./vmm/kvm/...
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the static binary ./ftvm
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o ftvm ./cmd/ftvm
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck; also of the mutation build
+	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "gofmt these: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags simfault ./...
+	$(GO) tool staticcheck ./...
+	$(GO) tool staticcheck -tags simfault ./...
+
+.PHONY: test
+test: lint ## lint, then all tests, and those with goroutines under the race detector
+	$(GO) test $(TESTFLAGS) ./...
+	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) $(CONCURRENT)
+
+.PHONY: conformance
+conformance: ## the engine contract, against every engine (needs /dev/kvm)
+	$(GO) test -count=1 -v -run TestConformance ./vmm/...
+
+.PHONY: demo
+demo: build ## primary, backup, SIGKILL, takeover: watch it
+	$(GO) run ./test/demo
+
+.PHONY: sim
+sim: ## the protocol under injected faults; SEEDS=n
+	$(GO) test $(LONG) ./test/sim -run TestSeeds -seeds=$(SEEDS)
+
+.PHONY: mutations
+mutations: ## the simulator must find each protocol rule that is switched off
+	$(GO) test $(LONG) -tags simfault ./test/sim -run TestRulesAreNeeded
+
+.PHONY: failover
+failover: ## real processes and SIGKILL at random moments; KILLS=n
+	$(GO) test $(LONG) ./test/failover -run TestKills -kills=$(KILLS)
+
+.PHONY: bench
+bench: ## replicated against plain, epoch lengths, time to take over
+	$(GO) run ./test/bench
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "== $$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+.PHONY: proto
+proto: ## regenerate proto/*.pb.go (needs protoc)
+	@mkdir -p .bin
+	GOBIN=$(CURDIR)/.bin $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go
+	protoc --plugin=.bin/protoc-gen-go --go_out=. --go_opt=paths=source_relative proto/*.proto
+
+.PHONY: guests
+guests: ## rebuild the embedded guest (needs gcc)
+	$(MAKE) -C guests/ledger
+
+.PHONY: clean
+clean: ## remove what was built and is not committed
+	rm -rf ftvm .bin
+	$(MAKE) -C guests/ledger clean
