@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Stateful is what every part of the machine implements: one method that walks
@@ -78,7 +79,7 @@ func (a *Archive) Finish() error {
 	return a.err
 }
 
-// take returns the next n bytes of the buffer: fresh ones to fill while saving,
+// take returns the next n bytes of the buffer: ones to be overwritten while saving,
 // the stored ones while restoring, nil after a failure.
 func (a *Archive) take(name string, n int) []byte {
 	if a.loading {
@@ -93,9 +94,7 @@ func (a *Archive) take(name string, n int) []byte {
 		return a.buf[a.off-n : a.off]
 	}
 	start := len(a.buf)
-	for i := 0; i < n; i++ {
-		a.buf = append(a.buf, 0)
-	}
+	a.buf = slices.Grow(a.buf, n)[:start+n]
 	if a.naming {
 		a.fields = append(a.fields, Field{a.section + "." + name, start, start + n})
 	}

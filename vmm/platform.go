@@ -5,6 +5,7 @@ import "fmt"
 // Platform is everything in the machine but the CPU and RAM: the device models and
 // the interrupt controller. Package devices implements it.
 type Platform interface {
+	// A platform whose restore failed may be half changed, and must not be used.
 	Stateful
 	Bus
 	// SetTime tells the platform that guest time is now t, never less than before;
@@ -20,7 +21,8 @@ type Platform interface {
 	// Deliver takes an input of a record. An input that the machine did not ask for or
 	// cannot hold is an error, and changes nothing.
 	Deliver(in Input) error
-	// Outputs appends to dst what the machine produced since the last call.
+	// Outputs appends to dst what the machine produced since the last call. What was not
+	// collected is not part of State.
 	Outputs(dst []Output) []Output
 	// EntropyWanted is how many bytes the entropy pool wants in the next record; 0 while it
 	// is above its low-water mark.

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ftvm/host"
+	"ftvm/replica"
+	"ftvm/replica/pair"
+	"ftvm/vmm"
+)
+
+// replicaFlags say how a replica behaves towards the other.
+type replicaFlags struct {
+	stats     string
+	epochTime time.Duration
+	heartbeat time.Duration
+	suspect   int
+	commit    string
+	maxLag    uint64
+}
+
+func (r *replicaFlags) register(c *cobra.Command, replicated bool) {
+	f := c.Flags()
+	f.StringVar(&r.stats, "stats", "", "write what happened to this file as JSON at the end")
+	f.DurationVar(&r.epochTime, "epoch-time", 5*time.Millisecond, "end an epoch at the first exit after this time")
+	r.heartbeat, r.suspect, r.commit, r.maxLag = 10*time.Millisecond, 5, "held", 64
+	if replicated {
+		f.DurationVar(&r.heartbeat, "heartbeat", r.heartbeat, "interval of heartbeats")
+		f.IntVar(&r.suspect, "suspect", r.suspect, "silent heartbeats after which the other replica counts as failed")
+		f.StringVar(&r.commit, "commit", r.commit, "outputs wait until the backup has their record (held) or has executed their epoch (verified)")
+		f.Uint64Var(&r.maxLag, "max-lag", r.maxLag, "epochs that the backup may lie behind before the primary waits")
+	}
+}
+
+func (r *replicaFlags) check() error {
+	switch {
+	case r.commit != "held" && r.commit != "verified":
+		return fmt.Errorf("--commit %s: there are held and verified", r.commit)
+	case r.heartbeat <= 0 || r.suspect < 2:
+		return errors.New("--heartbeat must be more than 0, --suspect at least 2")
+	case r.maxLag < 2:
+		return errors.New("--max-lag must be at least 2")
+	case r.epochTime <= 0:
+		return errors.New("--epoch-time must be more than 0")
+	}
+	return nil
+}
+
+func runCommand() *cobra.Command {
+	var g guestFlags
+	var r replicaFlags
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run a virtual machine on this host alone",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return operate(c.Context(), &g, &r, func(_ context.Context, _ *slog.Logger, opt pair.Options) (*pair.Node, net.Listener, error) {
+				return pair.NewAlone(opt), nil, nil
+			})
+		},
+	}
+	g.register(c)
+	r.register(c, false)
+	return c
+}
+
+func primaryCommand() *cobra.Command {
+	var g guestFlags
+	var r replicaFlags
+	var listen string
+	c := &cobra.Command{
+		Use:   "primary --listen ADDR --disk IMG",
+		Short: "Run a virtual machine that a backup on another host follows",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return operate(c.Context(), &g, &r, func(_ context.Context, log *slog.Logger, opt pair.Options) (*pair.Node, net.Listener, error) {
+				ln, err := net.Listen("tcp", listen)
+				if err != nil {
+					return nil, nil, fmt.Errorf("--listen %s: %w", listen, err)
+				}
+				log.Warn("without an arbiter, a cut link between the two hosts can leave both running")
+				log.Info("waiting for the backup", "address", ln.Addr())
+				return pair.NewPrimary(opt), ln, nil
+			})
+		},
+	}
+	g.register(c)
+	r.register(c, true)
+	c.Flags().StringVar(&listen, "listen", "127.0.0.1:7700", "address at which the backup is awaited")
+	return c
+}
+
+func backupCommand() *cobra.Command {
+	var g guestFlags
+	var r replicaFlags
+	var peer string
+	c := &cobra.Command{
+		Use:   "backup --peer ADDR --disk IMG",
+		Short: "Follow a primary, and take over when its host dies",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return operate(c.Context(), &g, &r, func(ctx context.Context, log *slog.Logger, opt pair.Options) (*pair.Node, net.Listener, error) {
+				n, err := pair.NewBackup(ctx, peer, opt)
+				if err != nil {
+					return nil, nil, err
+				}
+				log.Info("following the primary", "address", peer)
+				return n, nil, nil
+			})
+		},
+	}
+	g.register(c)
+	r.register(c, true)
+	c.Flags().StringVar(&peer, "peer", "127.0.0.1:7700", "address of the primary")
+	return c
+}
+
+// operate runs one replica from start to end.
+func operate(ctx context.Context, g *guestFlags, r *replicaFlags,
+	start func(context.Context, *slog.Logger, pair.Options) (*pair.Node, net.Listener, error)) (err error) {
+	if err := r.check(); err != nil {
+		return err
+	}
+	// KVM wants all calls for one vCPU to come from one thread.
+	runtime.LockOSThread()
+	log := newLog(os.Stderr)
+	v, err := g.build(log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, v.close()) }()
+	console, err := host.OpenConsole(os.Stdin, os.Stdout, os.Stderr)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+
+	opt := pair.Options{
+		Machine: v.machine, Console: console, Log: log,
+		Settings:  append(v.settings, pair.Setting{Name: "commit", Value: r.commit}),
+		Core:      replica.Config{Verified: r.commit == "verified", MaxLag: r.maxLag, SuspectTicks: r.suspect},
+		Heartbeat: r.heartbeat, EpochLength: g.epoch, EpochTime: r.epochTime, MemoryEvery: g.digestMemory,
+	}
+	for _, d := range v.disks {
+		opt.Disks = append(opt.Disks, d)
+	}
+	n, ln, err := start(ctx, log, opt)
+	if err != nil {
+		return err
+	}
+	for i, d := range v.disks {
+		d.Start(func(c host.Completion) { n.DiskDone(uint32(i), c) })
+	}
+	console.Start(host.ConsoleEvents{
+		Input: n.Type,
+		Quit:  func() { n.Quit("somebody typed Ctrl-A x") },
+		Sent:  n.ConsoleSent,
+	})
+	err = n.Run(ctx, ln)
+	report := n.Report()
+	if r.stats != "" {
+		err = errors.Join(err, writeStats(r.stats, report))
+	}
+	if err != nil {
+		return err
+	}
+	end, ended := v.machine.End()
+	if !ended {
+		log.Info("stopped; the guest did not switch itself off", "position", report.Position)
+		return nil
+	}
+	return epilogue(log, end, report)
+}
+
+// epilogue tells how the guest ended, and turns that into an exit code.
+func epilogue(log *slog.Logger, end vmm.End, report pair.Report) error {
+	text := fmt.Sprintf("the guest ended: %s", end)
+	switch end.Kind {
+	case vmm.EndPowerOff, vmm.EndReset:
+		log.Info(text, "position", report.Position)
+		return nil
+	case vmm.EndDebugExit:
+		log.Info(text, "position", report.Position)
+		return exitError{end.Code & 0xff}
+	case vmm.EndCrash:
+		log.Error(text, "position", report.Position)
+		fmt.Fprint(os.Stderr, registers(end))
+		return exitError{exitCrash}
+	default:
+		log.Error(text, "position", report.Position)
+		fmt.Fprint(os.Stderr, registers(end))
+		return exitError{exitStuck}
+	}
+}
+
+func writeStats(path string, report pair.Report) error {
+	data, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil {
+		return fmt.Errorf("--stats: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"ftvm/guests/ledger"
+	"ftvm/host"
+)
+
+// version is set by the linker (see Makefile).
+var version = "(unknown version)"
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Tell which ftvm this is",
+		Args:  cobra.NoArgs,
+		Run: func(c *cobra.Command, _ []string) {
+			fmt.Fprintf(c.OutOrStdout(), "ftvm %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+			if info, ok := debug.ReadBuildInfo(); ok {
+				for _, s := range info.Settings {
+					if s.Key == "vcs.revision" || s.Key == "vcs.modified" {
+						fmt.Fprintf(c.OutOrStdout(), "%s %s\n", s.Key, s.Value)
+					}
+				}
+			}
+		},
+	}
+}
+
+func diskCommand() *cobra.Command {
+	disk := &cobra.Command{Use: "disk", Short: "Make disk images"}
+	var size string
+	create := &cobra.Command{
+		Use:   "create IMG",
+		Short: "Make a raw disk image, all zero, that takes no space until it is written to",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			n, err := host.ParseSize(size)
+			if err != nil {
+				return fmt.Errorf("--size: %w", err)
+			}
+			return host.CreateDisk(args[0], n)
+		},
+	}
+	create.Flags().StringVar(&size, "size", "64M", "size of the disk")
+	disk.AddCommand(create)
+	return disk
+}
+
+func ledgerCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "ledger", Short: "Look at what the embedded guest wrote"}
+	var asJSON bool
+	verify := &cobra.Command{
+		Use:   "verify IMG",
+		Short: "Check the chain of transactions on a ledger image: gaps, duplicates, hashes",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			d, err := host.OpenDisk(args[0], host.OpenOptions{ReadOnly: true})
+			if err != nil {
+				return err
+			}
+			s, err := ledger.Verify(d, int64(d.Size()))
+			if err = errors.Join(err, d.Close()); err != nil {
+				return fmt.Errorf("ledger %s: %w", args[0], err)
+			}
+			if asJSON {
+				return writeJSON(c.OutOrStdout(), s)
+			}
+			fmt.Fprintln(c.OutOrStdout(), s)
+			return nil
+		},
+	}
+	verify.Flags().BoolVar(&asJSON, "json", false, "write the result as JSON")
+	cmd.AddCommand(verify)
+	return cmd
+}
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
