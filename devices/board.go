@@ -288,6 +288,9 @@ func (b *Board) Outputs(dst []vmm.Output) []vmm.Output {
 // EntropyWanted is how many bytes the next record should bring.
 func (b *Board) EntropyWanted() int { return b.entropy.wanted() }
 
+// ConsoleRoom is how many bytes the UART takes before it has a FIFO full of them.
+func (b *Board) ConsoleRoom() int { return b.uart.room() }
+
 // Ended reports how the guest switched itself off, if it did.
 func (b *Board) Ended() (vmm.End, bool) {
 	if b.i8042.resetWanted() {

@@ -105,6 +105,9 @@ func (u *uart) receive(p []byte) error {
 	return nil
 }
 
+// room is how many bytes of input are missing to a full FIFO.
+func (u *uart) room() int { return max(0, uartFIFO-len(u.fifo)-len(u.backlog)) }
+
 // take appends to dst the bytes transmitted since the last call.
 func (u *uart) take(dst []byte) []byte {
 	dst = append(dst, u.transmitted...)

@@ -121,14 +121,15 @@ type Core struct {
 	silent   int    // ticks since the peer was last heard
 	claiming bool
 	alone    bool // no other replica counts any more
+	met      bool // a connection was up: there is another replica that may claim the machine
 
 	// Of the peer, on a primary.
 	synced         bool // it has told on this connection what it holds
 	held, verified epoch.Number
 
 	// On a backup.
-	over  string // the primary said that the machine is over
-	ended bool   // the guest came to its end
+	over  bool // the primary said that the machine is over
+	ended bool // the guest came to its end
 }
 
 // NewPrimary makes the core of a primary that waits for its backup, or, if alone, of a machine
@@ -168,8 +169,11 @@ func (c *Core) Records() int { return len(c.records) }
 // ConsoleLeft is how many bytes of console output are known to have left.
 func (c *Core) ConsoleLeft() uint64 { return c.gate.Left() }
 
-// OutputsWait reports whether an output waits for a commit.
-func (c *Core) OutputsWait() bool { return c.gate.Holding() }
+// OutputsWait reports whether, on a primary, an output of the present epoch waits for a commit.
+// Where commit means verified, nothing but a boundary can bring that.
+func (c *Core) OutputsWait() bool {
+	return c.role == Primary && c.opened > 0 && c.gate.Holding(c.opened-1)
+}
 
 // Outstanding lists the disk requests without a completion in a record.
 func (c *Core) Outstanding() []vmm.Output { return c.gate.Outstanding() }
@@ -192,7 +196,7 @@ func (c *Core) notice(format string, args ...any) {
 }
 
 func (c *Core) send(m Message) {
-	if c.conn != 0 {
+	if c.conn != 0 && c.role != Stopped {
 		c.do(Action{Kind: ActSend, Message: m})
 	}
 }
@@ -200,6 +204,11 @@ func (c *Core) send(m Message) {
 // goodbye tells the peer the last word, once.
 func (c *Core) goodbye(cause Cause, reason string) {
 	c.send(Goodbye{Cause: cause, Reason: reason, ConsoleLeft: c.gate.Left()})
+}
+
+// drop tells the other replica, if it can hear it, that it does not count any more.
+func (c *Core) drop() {
+	c.goodbye(CauseDropped, "the other replica did not hear from this one in time and goes on alone")
 }
 
 func (c *Core) stop(err error) {
@@ -224,6 +233,9 @@ func (c *Core) Next() Task {
 		switch {
 		case len(c.records) > 0 && !(c.role == Failover && broken(RuleP6)):
 			return Task{Kind: TaskReplay, Record: c.records[0]}
+		case c.role == Failover && broken(RuleFailover):
+			c.takeOver()
+			return Task{Kind: TaskRun}
 		case c.role == Failover || c.opened > 0 && !c.ended && broken(RuleP5):
 			return Task{Kind: TaskFailover}
 		}
@@ -236,8 +248,11 @@ func (c *Core) Next() Task {
 // Connected tells that a connection, numbered conn, is up and past its handshake. Each has a
 // higher number than the one before, which it replaces.
 func (c *Core) Connected(conn uint64) {
-	c.conn, c.silent, c.synced, c.dialing = conn, 0, false, false
-	if c.role == Backup {
+	c.conn, c.silent, c.synced, c.dialing, c.met = conn, 0, false, false, true
+	switch {
+	case c.alone:
+		c.drop() // whoever is there has come too late, and must know it
+	case c.role == Backup:
 		c.ack()
 	}
 }
@@ -253,7 +268,7 @@ func (c *Core) Disconnected(conn uint64) {
 
 // dial makes a backup that lost its connection try again.
 func (c *Core) dial() {
-	if c.role == Backup && c.conn == 0 && !c.claiming && !c.dialing && c.over == "" {
+	if c.role == Backup && c.conn == 0 && !c.claiming && !c.dialing && !c.over {
 		c.dialing = true
 		c.do(Action{Kind: ActDial})
 	}
@@ -263,15 +278,23 @@ func (c *Core) dial() {
 // the primary's host answered that there is no such process, which is proof of its end.
 func (c *Core) Unreachable(refused bool) {
 	c.dialing = false
-	if refused && c.role == Backup && c.conn == 0 && c.over == "" {
+	if refused && c.role == Backup && c.conn == 0 && !c.over {
 		c.claim("the primary's process is gone")
+	}
+}
+
+// Refused tells a backup that the primary is there and did not let it in again.
+func (c *Core) Refused(err error) {
+	c.dialing = false
+	if c.role == Backup && c.conn == 0 {
+		c.stop(fmt.Errorf("%w: %w", ErrDropped, err))
 	}
 }
 
 // Tick is called at the interval of heartbeats.
 func (c *Core) Tick() {
 	switch {
-	case c.role == Stopped || c.alone || c.role == Waiting:
+	case c.role == Stopped || c.alone || !c.met:
 		return
 	case c.role == Backup:
 		c.dial()
@@ -292,7 +315,7 @@ func (c *Core) Tick() {
 
 // claim asks to go on without the peer.
 func (c *Core) claim(why string) {
-	if c.claiming || c.alone || c.role == Stopped || c.role == Waiting {
+	if c.claiming || c.alone || c.role == Stopped || c.over {
 		return
 	}
 	c.claiming = true
@@ -303,21 +326,26 @@ func (c *Core) claim(why string) {
 // Claimed answers ActClaim.
 func (c *Core) Claimed(won bool) {
 	switch {
-	case !c.claiming || c.role == Stopped:
+	case !c.claiming || c.role == Stopped || c.over:
 		return
 	case !won:
 		c.stop(fmt.Errorf("%w: it was first at the arbiter", ErrDropped))
 		return
 	}
-	c.claiming, c.alone = false, true
-	c.goodbye(CauseDropped, "the other replica did not hear from this one in time and goes on alone")
+	c.claiming = false
+	c.drop()
+	if c.role == Waiting {
+		// The machine has not begun. Now that the backup that was there cannot begin it
+		// either, another may come.
+		c.conn, c.met = 0, false
+		c.notice("waiting for another backup")
+		return
+	}
+	c.alone = true
 	if c.role == Backup {
 		// P6: the records that are held are used up by Next; then comes the failover epoch.
 		c.role = Failover
 		c.notice("taking over: %d records to use up", len(c.records))
-		if broken(RuleP6) {
-			c.records = nil
-		}
 		if c.ended {
 			c.role = Ending
 		}
@@ -340,7 +368,7 @@ func (c *Core) Receive(conn uint64, m Message) {
 	case Ack:
 		c.receiveAck(m)
 	case Heartbeat:
-		c.gate.ConsoleLeft(m.ConsoleLeft)
+		c.left(m.ConsoleLeft)
 	case Goodbye:
 		c.receiveGoodbye(m)
 	}
@@ -362,7 +390,7 @@ func (c *Core) distrust(err error) {
 	case Waiting:
 		c.notice("turned away: %v", err)
 		c.do(Action{Kind: ActHangUp})
-		c.conn = 0
+		c.conn, c.met = 0, false
 	default:
 		c.claim(err.Error())
 	}
@@ -426,15 +454,23 @@ func (c *Core) receiveAck(m Ack) {
 	c.release()
 }
 
+// left takes the peer's word for how much console output has left. Only a primary has a word
+// there: whoever believed a backup's would withhold what never left.
+func (c *Core) left(n uint64) {
+	if c.role == Backup {
+		c.gate.ConsoleLeft(n)
+	}
+}
+
 func (c *Core) receiveGoodbye(m Goodbye) {
-	c.gate.ConsoleLeft(m.ConsoleLeft)
+	c.left(m.ConsoleLeft)
 	switch {
 	case m.Cause == CauseDropped:
 		c.stop(fmt.Errorf("%w: %s", ErrDropped, m.Reason))
 	case m.Cause == CauseLeaving:
 		c.claim("it leaves: " + m.Reason)
 	case c.role == Backup:
-		c.over = m.Reason
+		c.over = true
 		c.notice("the primary says that the virtual machine is over: %s", m.Reason)
 		c.checkOver()
 	default:
@@ -444,7 +480,7 @@ func (c *Core) receiveGoodbye(m Goodbye) {
 
 // checkOver stops a backup whose primary ended the machine once it has caught up.
 func (c *Core) checkOver() {
-	if c.role == Backup && c.over != "" && len(c.records) == 0 {
+	if c.role == Backup && c.over && len(c.records) == 0 {
 		c.stop(nil)
 	}
 }
@@ -475,6 +511,7 @@ func (c *Core) Produced(outs []vmm.Output) {
 func (c *Core) release() {
 	var outs []vmm.Output
 	switch {
+	case c.role == Stopped:
 	case c.alone || broken(RuleOutput) && c.role != Backup:
 		outs = c.gate.Commit(math.MaxUint64, nil)
 	case c.role == Backup:
@@ -504,7 +541,7 @@ func (c *Core) ConsoleWritten(n uint64) {
 // checkEnding stops a replica whose guest has ended, once all outputs have left and the
 // backup holds the last record.
 func (c *Core) checkEnding() {
-	if c.role != Ending || c.gate.Holding() || c.gate.Left() < c.consoleReleased || !c.alone && c.held < c.opened {
+	if c.role != Ending || c.gate.Holding(0) || c.gate.Left() < c.consoleReleased || !c.alone && c.held < c.opened {
 		return
 	}
 	c.goodbye(CauseEnded, "the guest came to its end")

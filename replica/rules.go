@@ -17,6 +17,8 @@ const (
 	RuleP5
 	// RuleP6: a backup that takes over uses up its records, then runs the failover epoch.
 	RuleP6
+	// RuleFailover: the failover epoch is run to its full length, without new inputs.
+	RuleFailover
 	// RuleP7: after the failover epoch every outstanding I/O operation is issued again.
 	RuleP7
 	// RuleOutput: an output leaves only when the record that opened its epoch is committed.

@@ -223,6 +223,9 @@ func (m *Machine) Outputs(dst []Output) []Output { return m.platform.Outputs(dst
 // EntropyWanted is how many bytes of entropy the next record should bring.
 func (m *Machine) EntropyWanted() int { return m.platform.EntropyWanted() }
 
+// ConsoleRoom is how many bytes of console input the next record may bring.
+func (m *Machine) ConsoleRoom() int { return m.platform.ConsoleRoom() }
+
 // End is how the guest ended; ok is false while it lives.
 func (m *Machine) End() (end End, ok bool) { return m.end, m.ended }
 

@@ -27,6 +27,9 @@ type Platform interface {
 	// EntropyWanted is how many bytes the entropy pool wants in the next record; 0 while it
 	// is above its low-water mark.
 	EntropyWanted() int
+	// ConsoleRoom is how many console bytes the guest can take now. A host that sends more
+	// than that at each boundary can keep a guest in its interrupt handler for ever.
+	ConsoleRoom() int
 	// Ended reports that the guest switched itself off, and how.
 	Ended() (End, bool)
 }

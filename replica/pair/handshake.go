@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -78,6 +79,8 @@ func readHello(l *link) (*proto.Hello, error) {
 	switch {
 	case errors.Is(err, io.EOF):
 		return nil, errors.New("the peer closed the connection without a word")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, fmt.Errorf("the peer does not answer within %v: is it ftvm, and the right address?", handshakeTime)
 	case err != nil:
 		return nil, fmt.Errorf("%w (%v)", errNotFtvm, err)
 	}
@@ -101,6 +104,9 @@ func difference(primary, backup *proto.Hello) string {
 	for i := range max(len(p), len(b)) {
 		switch {
 		case i >= len(p) || i >= len(b) || p[i].GetName() != b[i].GetName():
+			if len(diffs) > 0 {
+				return strings.Join(diffs, "; ") // such as another number of disks, which explains the rest
+			}
 			return "the two replicas describe their machines differently: run the same ftvm on both hosts"
 		case p[i].GetValue() != b[i].GetValue():
 			diffs = append(diffs, fmt.Sprintf("%s is %s on the primary, %s on the backup", p[i].GetName(), p[i].GetValue(), b[i].GetValue()))

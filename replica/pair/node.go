@@ -26,6 +26,7 @@ type Machine interface {
 	Deadline() (vmm.Time, bool)
 	Outputs(dst []vmm.Output) []vmm.Output
 	EntropyWanted() int
+	ConsoleRoom() int
 	Exits() uint64
 	Kick()
 }
@@ -78,7 +79,9 @@ type Node struct {
 	stale    map[request]int
 	produced []time.Time // when each output that waits in the gate was made
 	stats    stats
-	role     replica.Role // the last one that was not Stopped
+	typed    []byte       // console input for the next boundaries
+	untyped  *sync.Cond   // typed is empty, or the node stopped
+	role     replica.Role // the last one before Ending or Stopped
 	tookOver bool
 
 	wake    chan struct{} // something changed; capacity 1
@@ -100,8 +103,10 @@ type request struct {
 type result struct{ data []byte }
 
 func newNode(opt Options, core *replica.Core) *Node {
-	return &Node{opt: opt, core: core, x: epoch.NewExecutor(opt.Machine, opt.MemoryEvery),
+	n := &Node{opt: opt, core: core, x: epoch.NewExecutor(opt.Machine, opt.MemoryEvery),
 		local: map[request]*result{}, stale: map[request]int{}, wake: make(chan struct{}, 1), stats: stats{started: time.Now()}}
+	n.untyped = sync.NewCond(&n.mu)
+	return n
 }
 
 // NewAlone makes a node without another replica.
@@ -155,30 +160,47 @@ func (n *Node) Quit(reason string) { n.step(func(c *replica.Core) { c.Quit(reaso
 // Fail stops this replica because of trouble of its host.
 func (n *Node) Fail(err error) { n.step(func(c *replica.Core) { c.Fail(err) }) }
 
-// Type gives the machine console input. A backup ignores it.
+// Type gives the machine console input, and waits until the guest took what came before. What
+// is typed at a backup is dropped (P3).
 func (n *Node) Type(p []byte) {
-	p = append([]byte(nil), p...)
-	n.step(func(c *replica.Core) { c.Input(vmm.Input{Kind: vmm.InputConsole, Data: p}) })
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for len(n.typed) > 0 && !n.stopped.Load() {
+		n.untyped.Wait()
+	}
+	if r := n.core.Role(); r == replica.Backup || r == replica.Failover {
+		return
+	}
+	n.typed = append(n.typed, p...)
+	n.rouse()
 }
 
 // step lets f call the core, and does what the core then wants.
 func (n *Node) step(f func(c *replica.Core)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.role = n.core.Role()
 	f(n.core)
+	if r := n.core.Role(); r < replica.Ending {
+		n.role = r
+	}
 	for _, a := range n.core.Actions() {
 		n.perform(a)
 	}
 	stop := n.core.Role() == replica.Stopped
 	if stop && !n.stopped.Swap(true) {
 		n.opt.Machine.Kick()
+		n.untyped.Broadcast()
 	}
 	if n.core.InputsWait() || n.opt.Core.Verified && n.core.OutputsWait() {
 		if !n.wanted.Swap(true) && n.opt.Machine.Clock().Exact {
 			n.opt.Machine.Kick()
 		}
 	}
+	n.rouse()
+}
+
+// rouse makes the goroutine that runs the machine look again whether it has something to do.
+func (n *Node) rouse() {
 	select {
 	case n.wake <- struct{}{}:
 	default:
@@ -330,9 +352,12 @@ func (n *Node) loop() error {
 
 // runEpoch goes on with the present epoch as the primary, to its end.
 func (n *Node) runEpoch() error {
+	began := n.opt.Machine.Position()
 	reason, err := n.run(func() bool {
 		n.drain()
-		return n.wanted.Load() || n.stopped.Load() || time.Now().After(n.due)
+		// Age ends no epoch in which the guest did not move: if a boundary takes longer
+		// than EpochTime, it never would.
+		return n.wanted.Load() || n.stopped.Load() || n.opt.Machine.Position() > began && time.Now().After(n.due)
 	})
 	if err != nil {
 		return err
@@ -370,7 +395,7 @@ func (n *Node) idle() {
 	if t, ok := n.opt.Machine.Deadline(); ok {
 		timer = time.After(time.Until(time.Unix(0, int64(t))))
 	}
-	for !n.wanted.Load() && !n.stopped.Load() {
+	for !n.wanted.Load() && !n.stopped.Load() && !n.typing() {
 		select {
 		case <-timer:
 			return
@@ -379,15 +404,27 @@ func (n *Node) idle() {
 	}
 }
 
+// typing reports whether console input waits that the guest can take.
+func (n *Node) typing() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.typed) > 0 && n.opt.Machine.ConsoleRoom() > 0
+}
+
 // runFailover runs the failover epoch (P6).
 func (n *Node) runFailover() error {
 	n.mu.Lock()
 	n.stats.takeover.firstInstruction = time.Now()
 	n.mu.Unlock()
-	if _, err := n.run(func() bool { n.drain(); return n.stopped.Load() }); err != nil {
-		return err
+	for {
+		reason, err := n.run(func() bool { n.drain(); return n.stopped.Load() })
+		if err != nil {
+			return err
+		}
+		if reason != vmm.StopPaused { // by a kick that came before
+			return n.boundary()
+		}
 	}
-	return n.boundary()
 }
 
 // boundary ends the present epoch and opens the next, as the primary.
@@ -409,8 +446,8 @@ func (n *Node) boundary() error {
 	n.wanted.Store(false)
 	n.step(func(c *replica.Core) {
 		failover := c.Role() == replica.Failover
-		if len(entropy) > 0 && !failover {
-			c.Input(vmm.Input{Kind: vmm.InputEntropy, Data: entropy})
+		if !failover {
+			n.environment(c, entropy)
 		}
 		r = c.Boundary(b, vmm.Time(now.UnixNano()), n.opt.EpochLength)
 		n.stats.closed(b)
@@ -419,6 +456,19 @@ func (n *Node) boundary() error {
 		}
 	})
 	return n.open(r)
+}
+
+// environment gives the core what a boundary brings besides completions.
+func (n *Node) environment(c *replica.Core, entropy []byte) {
+	if len(entropy) > 0 {
+		c.Input(vmm.Input{Kind: vmm.InputEntropy, Data: entropy})
+	}
+	if room := min(len(n.typed), n.opt.Machine.ConsoleRoom()); room > 0 {
+		c.Input(vmm.Input{Kind: vmm.InputConsole, Data: append([]byte(nil), n.typed[:room]...)})
+		if n.typed = n.typed[room:]; len(n.typed) == 0 {
+			n.untyped.Broadcast()
+		}
+	}
 }
 
 // open applies a record whose disk inputs have their data.
@@ -529,15 +579,16 @@ func (n *Node) tick(ctx context.Context) {
 
 // install makes l the present connection.
 func (n *Node) install(l *link) {
-	n.mu.Lock()
-	if n.outbox != nil {
-		n.outbox.close()
-	}
-	n.conn++
-	conn := n.conn
-	n.link, n.outbox = l, newOutbox(l, &n.stats.shipped)
-	n.mu.Unlock()
-	n.step(func(c *replica.Core) { c.Connected(conn) })
+	var conn uint64
+	n.step(func(c *replica.Core) { // in one step: connections that come together keep their order
+		if n.outbox != nil {
+			n.outbox.close()
+		}
+		n.conn++
+		conn = n.conn
+		n.link, n.outbox = l, newOutbox(l, &n.stats.shipped)
+		c.Connected(conn)
+	})
 	go n.read(l, conn)
 }
 
@@ -642,7 +693,7 @@ func (n *Node) redial() {
 	case err == nil:
 		n.install(l)
 	case errors.As(err, &refused):
-		n.Fail(fmt.Errorf("%w: %w", replica.ErrDropped, err))
+		n.step(func(c *replica.Core) { c.Refused(err) })
 	default:
 		gone := errors.Is(err, unix.ECONNREFUSED)
 		n.step(func(c *replica.Core) { c.Unreachable(gone) })

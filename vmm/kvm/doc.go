@@ -14,8 +14,9 @@
 //   - Nothing of the vCPU that the guest can write is outside vmm.CPUState: other
 //     model-specific registers raise #GP, and CPUID shows a fixed list of features
 //     (see guestMSRs and leaves). A host may show and do more than that; Probe tells.
-//   - The run path allocates no memory. Arguments of ioctls are on the heap, where they do not
-//     move. Package unsafe is used in files named *_unsafe.go only.
+//   - The run path allocates no memory. Package unsafe is used in files named *_unsafe.go only.
+//     What is passed to gokvm by address is on the heap: it loses sight of the address, and a
+//     growing stack would move it.
 //
 // # Clocks
 //

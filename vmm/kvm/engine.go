@@ -45,8 +45,7 @@ type Engine struct {
 	arg arguments
 }
 
-// arguments are those of the ioctls made while the guest lives. They are on the heap, with
-// the Engine, and allocated once.
+// arguments are those of the ioctls made while the guest lives, allocated once.
 type arguments struct {
 	vector      uint32
 	debugRegs   gokvm.DebugRegs
@@ -179,8 +178,8 @@ func (e *Engine) addMemory() error {
 		}
 		region := &gokvm.UserspaceMemoryRegion{Slot: slot, GuestPhysAddr: uint64(start),
 			MemorySize: uint64(len(mem)), UserspaceAddr: hostAddress(mem)}
-		if e := gokvm.SetUserMemoryRegion(uintptr(e.vm), region); e != nil {
-			err = fmt.Errorf("kvm: KVM_SET_USER_MEMORY_REGION for %d bytes at %#x: %w", len(mem), start, e)
+		if _, err = call(e.vm, &reqSetMemory, region); err != nil {
+			err = fmt.Errorf("%w, for %d bytes at %#x", err, len(mem), start)
 		}
 		slot++
 	})

@@ -1,10 +1,6 @@
 package kvm
 
-import (
-	"runtime"
-
-	"ftvm/vmm"
-)
+import "ftvm/vmm"
 
 const nMSRs = len(vmm.MSRs)
 
@@ -46,6 +42,5 @@ func (e *Engine) filterMSRs() error {
 		f.ranges[i] = msrFilterRange{flags: readWrite, count: uint32(len(b.bits) * 8), base: b.base, bitmap: &b.bits[0]}
 	}
 	_, err := call(e.vm, &reqMSRFilter, f)
-	runtime.KeepAlive(f)
 	return err
 }

@@ -66,8 +66,8 @@ type request struct {
 	code uintptr
 }
 
-// call makes an ioctl that does not block. arg is on the heap, so that growth of the
-// stack cannot move it while the kernel writes there.
+// call makes an ioctl that does not block. That the address is taken in the call itself keeps
+// arg in place until the kernel has written to it (package unsafe, rule 4).
 func call[T any](fd int, r *request, arg *T) (int, error) {
 	n, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), r.code, uintptr(unsafe.Pointer(arg)))
 	if errno != 0 {
@@ -121,6 +121,7 @@ type (
 
 // The ioctls made here, not by gokvm.
 var (
+	reqSetMemory    = write[gokvm.UserspaceMemoryRegion]("KVM_SET_USER_MEMORY_REGION", 0x46)
 	reqInterrupt    = write[uint32]("KVM_INTERRUPT", 0x86)
 	reqSetRegs      = write[gokvm.Regs]("KVM_SET_REGS", 0x82)
 	reqSetSregs     = write[gokvm.Sregs]("KVM_SET_SREGS", 0x84)
