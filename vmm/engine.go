@@ -87,7 +87,8 @@ const (
 	ExitWindow
 	// ExitKick: Kick was called.
 	ExitKick
-	// ExitShutdown: the guest's CPU shut down (triple fault).
+	// ExitShutdown: the guest's CPU shut down (triple fault). It counts one position, as does
+	// ExitUnsupported, so that the guest's end has a position of its own.
 	ExitShutdown
 	// ExitUnsupported: the engine cannot execute the guest's next instruction; see
 	// Exit.Detail. Every replica on such an engine stops at the same instruction.

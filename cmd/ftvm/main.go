@@ -50,7 +50,8 @@ has seen is taken back.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), primaryCommand(), backupCommand(), diskCommand(), ledgerCommand(), versionCommand())
+	root.AddCommand(runCommand(), primaryCommand(), backupCommand(), diskCommand(), ledgerCommand(),
+		doctorCommand(), versionCommand())
 	return root
 }
 

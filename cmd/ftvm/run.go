@@ -9,10 +9,12 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"ftvm/epoch"
 	"ftvm/host"
 	"ftvm/replica"
 	"ftvm/replica/pair"
@@ -27,6 +29,7 @@ type replicaFlags struct {
 	suspect   int
 	commit    string
 	maxLag    uint64
+	diverged  string
 }
 
 func (r *replicaFlags) register(c *cobra.Command, replicated bool) {
@@ -121,6 +124,7 @@ func backupCommand() *cobra.Command {
 	}
 	g.register(c)
 	r.register(c, true)
+	c.Flags().StringVar(&r.diverged, "divergence-report", "ftvm-divergence.txt", "where to write this replica's state if it is not equal to the primary's")
 	c.Flags().StringVar(&peer, "peer", "127.0.0.1:7700", "address of the primary")
 	return c
 }
@@ -167,6 +171,9 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags,
 		Sent:  n.ConsoleSent,
 	})
 	err = n.Run(ctx, ln)
+	if d := (*epoch.Divergence)(nil); errors.As(err, &d) {
+		err = errors.Join(err, writeDivergence(r.diverged, d))
+	}
 	report := n.Report()
 	if r.stats != "" {
 		err = errors.Join(err, writeStats(r.stats, report))
@@ -201,6 +208,20 @@ func epilogue(log *slog.Logger, end vmm.End, report pair.Report) error {
 		fmt.Fprint(os.Stderr, registers(end))
 		return exitError{exitStuck}
 	}
+}
+
+// writeDivergence keeps what a diverged backup can tell, for whoever looks for the cause.
+func writeDivergence(path string, d *epoch.Divergence) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v\n\nThis replica's state at position %d, memory excepted:\n\n", d, d.Position)
+	data := d.State.Data()
+	for _, f := range d.State.Fields() {
+		fmt.Fprintf(&b, "%s = %x\n", f.Name, data[f.Start:f.End])
+	}
+	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+		return fmt.Errorf("--divergence-report: %w", err)
+	}
+	return fmt.Errorf("this replica's state there is in %s", path)
 }
 
 func writeStats(path string, report pair.Report) error {

@@ -7,11 +7,13 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"ftvm/guests/ledger"
 	"ftvm/host"
+	"ftvm/vmm/kvm"
 )
 
 // version is set by the linker (see Makefile).
@@ -81,6 +83,32 @@ func ledgerCommand() *cobra.Command {
 	verify.Flags().BoolVar(&asJSON, "json", false, "write the result as JSON")
 	cmd.AddCommand(verify)
 	return cmd
+}
+
+func doctorCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find out with tiny guests what this host's KVM really does",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			runtime.LockOSThread()
+			report := kvm.Probe()
+			if asJSON {
+				return writeJSON(c.OutOrStdout(), report)
+			}
+			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+			for _, f := range report {
+				fmt.Fprintf(w, "%v\t%s\t%s\n", f.OK, f.Name, f.Finding)
+				if f.Means != "" {
+					fmt.Fprintf(w, "\t\t  so %s\n", f.Means)
+				}
+			}
+			return w.Flush()
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "write the findings, and what they mean, as JSON")
+	return c
 }
 
 func writeJSON(w io.Writer, v any) error {

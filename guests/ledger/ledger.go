@@ -38,12 +38,28 @@ const (
 
 // Txn is one transaction.
 type Txn struct {
-	Seq     uint64 // its number, from 1 on
-	Time    uint64 // guest time, ns since 1970-01-01 UTC
-	Work    uint64 // rounds of computing in it
-	Entropy [32]byte
-	Prev    [sha256.Size]byte // Digest of the one before; zero for the first
-	Digest  [sha256.Size]byte // SHA-256 of the block up to here
+	Seq     uint64 `json:"seq"`     // its number, from 1 on
+	Time    uint64 `json:"time_ns"` // guest time, ns since 1970-01-01 UTC
+	Work    uint64 `json:"work"`    // rounds of computing in it
+	Entropy Hex    `json:"entropy"`
+	Prev    Hex    `json:"prev"`   // Digest of the one before; zero for the first
+	Digest  Hex    `json:"digest"` // SHA-256 of the block up to here
+}
+
+// Hex is 32 bytes that people and programs read as hexadecimal digits.
+type Hex [sha256.Size]byte
+
+// MarshalText writes 64 hexadecimal digits.
+func (h Hex) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h[:]), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (h *Hex) UnmarshalText(text []byte) error {
+	b, err := hex.DecodeString(string(text))
+	if err == nil && len(b) != len(h) {
+		err = fmt.Errorf("%d bytes, want %d", len(b), len(h))
+	}
+	copy(h[:], b)
+	return err
 }
 
 // Hash is the part of the digest that the guest prints: 16 hexadecimal digits.
@@ -52,12 +68,23 @@ func (t *Txn) Hash() string { return hex.EncodeToString(t.Digest[:8]) }
 // Summary is what a sound ledger amounts to.
 type Summary struct {
 	// Txns is the number of transactions, and of the last one.
-	Txns uint64
+	Txns uint64 `json:"txns"`
 	// Last is the last transaction; zero if there is none.
-	Last Txn
+	Last Txn `json:"last"`
 	// Torn is set if a torn write follows the last transaction. It was never printed, and the
 	// guest writes it again when it boots.
-	Torn bool
+	Torn bool `json:"torn"`
+}
+
+func (s Summary) String() string {
+	text := "no transactions"
+	if s.Txns > 0 {
+		text = fmt.Sprintf("%d transactions, chain verified, the last is %s", s.Txns, s.Last.Hash())
+	}
+	if s.Torn {
+		text += ", followed by a write that was torn and never printed"
+	}
+	return text
 }
 
 // What is wrong with a block, wrapped by a *BlockError.
@@ -167,7 +194,7 @@ func decode(b []byte) (t Txn, sound bool) {
 	copy(t.Entropy[:], b[offEntropy:])
 	copy(t.Prev[:], b[offPrev:])
 	copy(t.Digest[:], b[offDigest:])
-	return t, hasMagic(b) && t.Digest == sha256.Sum256(b[:offDigest])
+	return t, hasMagic(b) && t.Digest == Hex(sha256.Sum256(b[:offDigest]))
 }
 
 func hasMagic(b []byte) bool { return bytes.HasPrefix(b, []byte(magic)) }

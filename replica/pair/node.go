@@ -186,12 +186,13 @@ func (n *Node) step(f func(c *replica.Core)) {
 	for _, a := range n.core.Actions() {
 		n.perform(a)
 	}
-	stop := n.core.Role() == replica.Stopped
-	if stop && !n.stopped.Swap(true) {
-		n.opt.Machine.Kick()
-		n.untyped.Broadcast()
-	}
-	if n.core.InputsWait() || n.opt.Core.Verified && n.core.OutputsWait() {
+	switch {
+	case n.core.Role() == replica.Stopped:
+		if !n.stopped.Swap(true) {
+			n.opt.Machine.Kick()
+			n.untyped.Broadcast()
+		}
+	case n.core.InputsWait() || n.opt.Core.Verified && n.core.OutputsWait():
 		if !n.wanted.Swap(true) && n.opt.Machine.Clock().Exact {
 			n.opt.Machine.Kick()
 		}

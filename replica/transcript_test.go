@@ -1,0 +1,194 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"ftvm/epoch"
+	"ftvm/vmm"
+)
+
+// play plays a transcript against a core: on each line an event, then after " : " the actions
+// that it must cause and after " -> " what the machine is to do next. Notices are for people
+// and are left out. Blank lines and those with # are comments.
+func play(t *testing.T, c *Core, transcript string) {
+	t.Helper()
+	p := &player{core: c}
+	for n, line := range strings.Split(transcript, "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		event, want, ok := strings.Cut(line, " : ")
+		if !ok {
+			t.Fatalf("line %d: %q has no \" : \"", n, line)
+		}
+		if got := p.step(strings.Fields(event)); got != strings.TrimSpace(want) {
+			t.Fatalf("line %d: %s\n got: %s\nwant: %s", n, strings.TrimSpace(event), got, strings.TrimSpace(want))
+		}
+	}
+}
+
+type player struct {
+	core     *Core
+	conn     uint64
+	position vmm.Position
+}
+
+// step lets one event happen and describes what the core does.
+func (p *player) step(w []string) string {
+	c := p.core
+	arg := func(i int) (n uint64) {
+		if i < len(w) {
+			fmt.Sscan(w[i], &n)
+		}
+		return
+	}
+	var said []string
+	receive := func(m Message) { c.Receive(p.conn, m) }
+	late := p.conn
+	if w[0] == "late" { // a message on an old connection
+		late, w = arg(1), w[2:]
+		receive = func(m Message) { c.Receive(late, m) }
+	}
+	switch w[0] {
+	case "connected":
+		p.conn = arg(1)
+		c.Connected(p.conn)
+	case "disconnected":
+		c.Disconnected(arg(1))
+	case "unreachable":
+		c.Unreachable(false)
+	case "no-such-process":
+		c.Unreachable(true)
+	case "refused":
+		c.Refused(errors.New("full"))
+	case "tick":
+		c.Tick()
+	case "claimed":
+		c.Claimed(w[1] == "won")
+	case "record":
+		r := epoch.Record{Epoch: epoch.Number(arg(1)), Length: 10}
+		r.Ended = len(w) > 2 && w[2] == "ended"
+		if len(w) > 3 && w[2] == "left" {
+			r.ConsoleLeft = arg(3)
+		}
+		if len(w) > 3 && w[2] == "disk" {
+			r.Inputs = []vmm.Input{{Kind: vmm.InputDisk, ID: arg(3)}}
+		}
+		receive(RecordMessage{r})
+	case "ack":
+		receive(Ack{epoch.Number(arg(1)), epoch.Number(arg(2))})
+	case "heartbeat":
+		receive(Heartbeat{arg(1)})
+	case "goodbye":
+		cause := map[string]Cause{"ended": CauseEnded, "quit": CauseQuit, "leaving": CauseLeaving, "dropped": CauseDropped}[w[1]]
+		receive(Goodbye{Cause: cause, ConsoleLeft: arg(2)})
+	case "garbage":
+		c.PeerBroke(p.conn, errors.New("garbage"))
+	case "type":
+		c.Input(vmm.Input{Kind: vmm.InputConsole, Data: []byte(w[1])})
+	case "disk":
+		c.Input(vmm.Input{Kind: vmm.InputDisk, ID: arg(1)})
+	case "prints": // prints <seq> <text>
+		c.Produced([]vmm.Output{{Kind: vmm.OutputConsole, Seq: arg(1), Data: []byte(w[2])}})
+	case "writes":
+		c.Produced([]vmm.Output{{Kind: vmm.OutputDisk, Op: vmm.DiskWrite, Seq: arg(1)}})
+	case "left":
+		c.ConsoleWritten(arg(1))
+	case "boundary":
+		p.position++
+		r := c.Boundary(epoch.Boundary{Position: p.position, Ended: len(w) > 1}, 100, 10)
+		said = append(said, "opens "+record(r))
+	case "executed":
+		c.Executed()
+	case "leave":
+		c.Leave("leaving")
+	case "quit":
+		c.Quit("quit")
+	case "fail":
+		c.Fail(errors.New("disk full"))
+	default:
+		panic("no event " + w[0])
+	}
+	for _, a := range c.Actions() {
+		if a.Kind != ActNotice {
+			said = append(said, describe(a))
+		}
+	}
+	return strings.TrimSpace(strings.Join(said, ", ") + " -> " + next(c))
+}
+
+func next(c *Core) string {
+	switch task := c.Next(); task.Kind {
+	case TaskRun:
+		return "run"
+	case TaskReplay:
+		return fmt.Sprintf("replay %d", task.Record.Epoch)
+	case TaskFailover:
+		return "failover"
+	case TaskStop:
+		if c.Result() != nil {
+			return "stop with an error"
+		}
+		return "stop"
+	}
+	return "wait"
+}
+
+func describe(a Action) string {
+	switch a.Kind {
+	case ActSend:
+		switch m := a.Message.(type) {
+		case RecordMessage:
+			return "send " + record(m.Record)
+		case Ack:
+			return fmt.Sprintf("send ack %d %d", m.Held, m.Verified)
+		case Heartbeat:
+			return fmt.Sprintf("send heartbeat %d", m.ConsoleLeft)
+		case Goodbye:
+			return "send goodbye " + [...]string{"", "ended", "quit", "leaving", "dropped"}[m.Cause]
+		}
+	case ActRelease:
+		return "release " + outputs(a.Outputs)
+	case ActRepeat:
+		return "repeat " + outputs(a.Outputs)
+	case ActDial:
+		return "dial"
+	case ActClaim:
+		return "claim"
+	case ActHangUp:
+		return "hang up"
+	}
+	return fmt.Sprintf("action %d", a.Kind)
+}
+
+func record(r epoch.Record) string {
+	s := fmt.Sprintf("record %d", r.Epoch)
+	for _, in := range r.Inputs {
+		switch in.Kind {
+		case vmm.InputConsole:
+			s += fmt.Sprintf(" type %s", in.Data)
+		case vmm.InputDisk:
+			s += fmt.Sprintf(" disk %d", in.ID)
+		}
+	}
+	if r.Ended {
+		s += " ended"
+	}
+	return s
+}
+
+func outputs(outs []vmm.Output) string {
+	var s []string
+	for _, o := range outs {
+		if o.Kind == vmm.OutputDisk {
+			s = append(s, fmt.Sprintf("write %d", o.Seq))
+		} else {
+			s = append(s, fmt.Sprintf("print %d %s", o.Seq, o.Data))
+		}
+	}
+	return strings.Join(s, " ")
+}
