@@ -34,6 +34,14 @@ func NewExecutor(m Machine, memoryEvery uint64) *Executor {
 	return &Executor{m: m, memoryEvery: memoryEvery, limit: m.Position()}
 }
 
+// ResumeExecutor makes an executor for a machine that was restored at a boundary, where record
+// next is to be applied.
+func ResumeExecutor(m Machine, memoryEvery uint64, next Number) *Executor {
+	x := NewExecutor(m, memoryEvery)
+	x.opened = next
+	return x
+}
+
 // Run goes on with the present epoch, to its full length at most. See vmm.Machine.Run.
 func (x *Executor) Run(pause func() bool) (vmm.StopReason, error) {
 	return x.m.Run(x.limit, pause)

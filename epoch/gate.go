@@ -61,8 +61,10 @@ func (g *Gate) TakeDisk(dst []vmm.Output) []vmm.Output {
 	return dst
 }
 
-// Holding reports whether anything waits to be released.
-func (g *Gate) Holding() bool { return len(g.held) > 0 }
+// Holding reports whether an output of epoch `from` or later waits to be released.
+func (g *Gate) Holding(from Number) bool {
+	return len(g.held) > 0 && g.held[len(g.held)-1].epoch >= from
+}
 
 // ConsoleLeft tells that the first n bytes of console output have left; n never goes
 // back, and earlier values are ignored.

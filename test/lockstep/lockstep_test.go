@@ -1,0 +1,213 @@
+package lockstep
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"testing"
+
+	"ftvm/devices"
+	"ftvm/epoch"
+	"ftvm/guests/ledger"
+	"ftvm/host"
+	"ftvm/vmm"
+	"ftvm/vmm/boot"
+	"ftvm/vmm/kvm"
+)
+
+var seed = flag.Uint64("seed", 1, "what decides where epochs end, and when disk requests do")
+
+const (
+	memSize  = 8 << 20
+	diskSize = 1 << 20
+	length   = 1000 // of epochs, in positions
+	start    = vmm.Time(1_700_000_000_000_000_000)
+)
+
+// world is a machine with what surrounds it.
+type world struct {
+	t       *testing.T
+	m       *vmm.Machine
+	ram     *vmm.RAM
+	disk    []byte
+	console []byte
+	// done holds what the disk said of each request, in order of issue.
+	done []vmm.Input
+}
+
+func newWorld(t *testing.T, clock, cmdline string) *world {
+	t.Helper()
+	if _, err := os.Stat("/dev/kvm"); err != nil {
+		t.Skipf("needs /dev/kvm: %v", err)
+	}
+	mem, _, err := host.AllocRAM(memSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, ram: vmm.NewRAM(mem), disk: make([]byte, diskSize)}
+	state, err := boot.Load(w.ram, boot.Image{Kernel: ledger.ELF, Cmdline: cmdline})
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, err := kvm.New(w.ram, kvm.Options{Clock: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := engine.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := host.FreeRAM(mem); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := engine.SetState(state); err != nil {
+		t.Fatal(err)
+	}
+	board := devices.New(devices.Config{Disks: []devices.Disk{{SizeBytes: diskSize}}}, w.ram)
+	w.m = vmm.NewMachine(engine, w.ram, board)
+	return w
+}
+
+// collect takes the machine's outputs to the outside world.
+func (w *world) collect() {
+	for _, o := range w.m.Outputs(nil) {
+		if o.Kind == vmm.OutputConsole {
+			w.console = append(w.console, o.Data...)
+			continue
+		}
+		in := vmm.Input{Kind: vmm.InputDisk, Device: o.Device, ID: o.Seq}
+		switch o.Op {
+		case vmm.DiskRead:
+			in.Data = bytes.Clone(w.disk[o.Offset:][:o.Length])
+		case vmm.DiskWrite:
+			copy(w.disk[o.Offset:], o.Data)
+		}
+		w.done = append(w.done, in)
+	}
+}
+
+// record runs the guest to its end as a primary would, which ends epochs where it likes, and
+// returns the records.
+func (w *world) record(rng *rand.Rand) []epoch.Record {
+	x := epoch.NewExecutor(w.m, 1)
+	now := start
+	told := 0
+	var records []epoch.Record
+	for {
+		left := rng.IntN(60)
+		reason, err := x.Run(func() bool { w.collect(); left--; return left < 0 })
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.collect()
+		b, err := x.Close()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		now += vmm.Time(rng.IntN(1_000_000))
+		if due, ok := w.m.Deadline(); ok && reason == vmm.StopHalted {
+			now = max(now, due)
+		}
+		r := epoch.Record{Epoch: x.Opened(), Position: b.Position, Digest: b.Digest, Memory: b.Memory,
+			Ended: b.Ended, Length: length, Time: max(now, b.Time)}
+		if n := w.m.EntropyWanted(); n > 0 {
+			data := make([]byte, n)
+			for i := range data {
+				data[i] = byte(rng.Uint32())
+			}
+			r.Inputs = append(r.Inputs, vmm.Input{Kind: vmm.InputEntropy, Data: data})
+		}
+		for told < len(w.done) && rng.IntN(3) > 0 {
+			r.Inputs = append(r.Inputs, w.done[told])
+			told++
+		}
+		records = append(records, r)
+		if b.Ended {
+			return records
+		}
+		if err := x.Open(r); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// replay runs the guest from records as a backup would; at boundary move, if there is such, it
+// goes on in the world that moved makes. It returns the world that came to the end.
+func (w *world) replay(records []epoch.Record, move epoch.Number, moved func() *world) *world {
+	x := epoch.NewExecutor(w.m, 1)
+	for _, r := range records {
+		if err := x.Replay(r, func() bool { w.collect(); return false }); err != nil {
+			w.t.Fatalf("record %d of %d: %v", r.Epoch, len(records), err)
+		}
+		w.collect()
+		if r.Ended {
+			return w
+		}
+		if r.Epoch == move {
+			w = w.moveTo(moved())
+			x = epoch.ResumeExecutor(w.m, 1, r.Epoch)
+		}
+		if err := x.Open(r); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.t.Fatal("the records end before the guest")
+	return nil
+}
+
+// moveTo brings the whole state into another world.
+func (w *world) moveTo(to *world) *world {
+	a := vmm.NewSaver(nil)
+	if err := w.m.Save(a); err != nil {
+		w.t.Fatal(err)
+	}
+	w.ram.Regions(func(at vmm.GPA, mem []byte) { to.ram.Write(at, mem) })
+	if err := to.m.Restore(vmm.NewLoader(a.Data())); err != nil {
+		w.t.Fatal(err)
+	}
+	copy(to.disk, w.disk)
+	to.console, to.done = w.console, w.done
+	return to
+}
+
+// TestSameRecordsSameMachine: every guest that is run from the same records has the same
+// digests, of all registers, devices and memory, at every boundary, on both clocks; also if
+// it is moved to another vCPU on the way.
+func TestSameRecordsSameMachine(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	// In ring 0 only, clock step would need seconds for each SHA-256.
+	guests := map[string][]string{
+		"exits": {"txns=6 period=0 work=20", "txns=2 period=1 work=200", "txns=2 period=0 work=1 ring3=0"},
+		"step":  {"txns=6 period=0 work=20", "txns=2 period=1 work=200"},
+	}
+	for _, clock := range []string{"exits", "step"} {
+		for _, cmdline := range guests[clock] {
+			t.Run(fmt.Sprintf("%s/%s", clock, cmdline), func(t *testing.T) {
+				t.Logf("repeat with: go test ./test/lockstep -run '%s' -seed=%d", t.Name(), *seed)
+				rng := rand.New(rand.NewPCG(*seed, 1))
+				first := newWorld(t, clock, cmdline)
+				records := first.record(rng)
+				t.Logf("%d records, %d positions", len(records), first.m.Position())
+				if _, err := ledger.Verify(bytes.NewReader(first.disk), diskSize); err != nil {
+					t.Error(err)
+				}
+				fresh := func() *world { return newWorld(t, clock, cmdline) }
+				middle := epoch.Number(rng.IntN(len(records) - 1))
+				for _, move := range []epoch.Number{epoch.Number(len(records)), middle} {
+					again := fresh().replay(records, move, fresh)
+					if !bytes.Equal(again.disk, first.disk) {
+						t.Error("the disks differ")
+					}
+					if !bytes.Equal(again.console, first.console) {
+						t.Errorf("the consoles differ:\n%s\n%s", first.console, again.console)
+					}
+				}
+			})
+		}
+	}
+}
