@@ -50,7 +50,7 @@ type Options struct {
 	Core     replica.Config
 	// Heartbeat is the length of a tick of the core.
 	Heartbeat time.Duration
-	// EpochLength is the longest epoch, in positions.
+	// EpochLength is the longest that an epoch may become, in positions.
 	EpochLength uint64
 	// EpochTime is after how long the primary ends an epoch at the next exit, so that the
 	// backup is never far from knowing where the primary is.
@@ -90,9 +90,9 @@ type Node struct {
 
 	// Of the goroutine that runs the machine.
 	outs   []vmm.Output
-	opened time.Time // when the present epoch was opened
-	due    time.Time // when it should end
-	closed error
+	opened time.Time    // when the present epoch was opened
+	begun  vmm.Position // where
+	due    time.Time    // when it should end
 }
 
 type request struct {
@@ -353,12 +353,11 @@ func (n *Node) loop() error {
 
 // runEpoch goes on with the present epoch as the primary, to its end.
 func (n *Node) runEpoch() error {
-	began := n.opt.Machine.Position()
 	reason, err := n.run(func() bool {
 		n.drain()
 		// Age ends no epoch in which the guest did not move: if a boundary takes longer
 		// than EpochTime, it never would.
-		return n.wanted.Load() || n.stopped.Load() || n.opt.Machine.Position() > began && time.Now().After(n.due)
+		return n.wanted.Load() || n.stopped.Load() || n.opt.Machine.Position() > n.begun && time.Now().After(n.due)
 	})
 	if err != nil {
 		return err
@@ -450,13 +449,24 @@ func (n *Node) boundary() error {
 		if !failover {
 			n.environment(c, entropy)
 		}
-		r = c.Boundary(b, vmm.Time(now.UnixNano()), n.opt.EpochLength)
+		r = c.Boundary(b, vmm.Time(now.UnixNano()), n.nextLength(b))
 		n.stats.closed(b)
 		if failover {
 			n.stats.takeover.primary = time.Now()
 		}
 	})
 	return n.open(r)
+}
+
+// minLength is the shortest length that an epoch is given, in positions.
+const minLength = 8
+
+// nextLength is the longest that the epoch after one that ended at b may become. An epoch that is
+// not ended by its length is ended by its age, so twice its length takes about twice
+// EpochTime: that bounds in time what a backup runs as its failover epoch, without inputs. A guest
+// that begins to make more exits doubles the length with each epoch.
+func (n *Node) nextLength(b epoch.Boundary) uint64 {
+	return min(max(2*uint64(b.Position-n.begun), minLength), n.opt.EpochLength)
 }
 
 // environment gives the core what a boundary brings besides completions.
@@ -477,7 +487,7 @@ func (n *Node) open(r epoch.Record) error {
 	if err := n.x.Open(r); err != nil {
 		return err
 	}
-	n.opened = time.Now()
+	n.opened, n.begun = time.Now(), n.opt.Machine.Position()
 	n.due = n.opened.Add(n.opt.EpochTime)
 	if t, ok := n.opt.Machine.Deadline(); ok {
 		if at := time.Unix(0, int64(t)); at.Before(n.due) {
