@@ -1,0 +1,116 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"ftvm/guests/ledger"
+)
+
+// BinaryEnv names the environment variable with the path of the ftvm to use; without it one is built.
+const BinaryEnv = "FTVM_BIN"
+
+// Lab is a directory with an ftvm binary, and the processes that run there.
+type Lab struct {
+	bin, dir string
+
+	mu    sync.Mutex
+	procs []*Process
+}
+
+// Open makes a lab, in a new directory for temporary files, and builds ftvm from the module in
+// which the caller was started.
+func Open() (*Lab, error) {
+	dir, err := os.MkdirTemp("", "ftvm-")
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{dir: dir, bin: os.Getenv(BinaryEnv)}
+	if l.bin == "" {
+		l.bin = l.Path("ftvm")
+		build := exec.Command("go", "build", "-o", l.bin, "ftvm/cmd/ftvm")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return nil, errors.Join(fmt.Errorf("building ftvm: %w\n%s", err, out), l.Close())
+		}
+	}
+	return l, nil
+}
+
+// Close kills what still runs and removes the directory.
+func (l *Lab) Close() error {
+	l.KillAll()
+	return os.RemoveAll(l.dir)
+}
+
+// Binary is the path of the ftvm command.
+func (l *Lab) Binary() string { return l.bin }
+
+// Path is the path of a file in the lab's directory.
+func (l *Lab) Path(name string) string { return filepath.Join(l.dir, name) }
+
+// KillAll kills every process that still runs, and waits for their ends.
+func (l *Lab) KillAll() {
+	l.mu.Lock()
+	procs := l.procs
+	l.procs = nil
+	l.mu.Unlock()
+	for _, p := range procs {
+		p.Kill()
+		<-p.ended
+	}
+}
+
+// Result is what became of a command that ends by itself.
+type Result struct {
+	Stdout, Stderr string
+	Code           int
+}
+
+// Run runs ftvm with args to its end.
+func (l *Lab) Run(ctx context.Context, args ...string) (Result, error) {
+	var out, msg bytes.Buffer
+	cmd := exec.CommandContext(ctx, l.bin, args...)
+	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = &out, &msg, dieWithUs()
+	err := cmd.Run()
+	r := Result{out.String(), msg.String(), cmd.ProcessState.ExitCode()}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && ctx.Err() == nil {
+		err = nil
+	}
+	if err != nil {
+		return r, fmt.Errorf("ftvm %q: %w\n%s", args, err, r.Stderr)
+	}
+	return r, nil
+}
+
+// CreateDisk makes a disk image by `ftvm disk create`; size is as for --size.
+func (l *Lab) CreateDisk(ctx context.Context, path, size string) error {
+	r, err := l.Run(ctx, "disk", "create", path, "--size", size)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("ftvm disk create: exit code %d: %s", r.Code, r.Stderr)
+	}
+	return err
+}
+
+// Verify has `ftvm ledger verify --json` look at an image. An image that is not sound is an error.
+func (l *Lab) Verify(ctx context.Context, image string) (s ledger.Summary, err error) {
+	r, err := l.Run(ctx, "ledger", "verify", "--json", image)
+	switch {
+	case err != nil:
+		return s, err
+	case r.Code != 0:
+		return s, errors.New(r.Stderr)
+	}
+	if err := json.Unmarshal([]byte(r.Stdout), &s); err != nil {
+		return s, fmt.Errorf("ftvm ledger verify --json: %w in %q", err, r.Stdout)
+	}
+	return s, nil
+}

@@ -1,0 +1,175 @@
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ftvm/guests/ledger"
+	"ftvm/replica/pair"
+)
+
+// Process is an ftvm that runs, or ran.
+type Process struct {
+	// Name tells people which one it is.
+	Name string
+	// Console is what the guest printed: its standard output.
+	Console *Stream
+	// Messages is what ftvm itself said: its standard error.
+	Messages *Stream
+
+	cmd   *exec.Cmd
+	input io.WriteCloser
+	stats string
+	ended chan struct{} // closed when it has ended and its streams are read to their ends
+}
+
+var started atomic.Uint64 // numbers the files of statistics
+
+// dieWithUs makes the kernel kill a child when we die, however we do.
+func dieWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL} }
+
+// Start starts a replica with args, and with --stats.
+func (l *Lab) Start(name string, args ...string) (*Process, error) {
+	p := &Process{Name: name, Console: newStream(), Messages: newStream(), ended: make(chan struct{}),
+		stats: l.Path(fmt.Sprintf("stats-%d", started.Add(1)))}
+	p.cmd = exec.Command(l.bin, append(slices.Clone(args), "--stats", p.stats)...)
+	p.cmd.SysProcAttr = dieWithUs()
+	if err := p.start(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", p, err)
+	}
+	l.mu.Lock()
+	l.procs = append(l.procs, p)
+	l.mu.Unlock()
+	return p, nil
+}
+
+func (p *Process) start() (err error) {
+	if p.input, err = p.cmd.StdinPipe(); err != nil {
+		return err
+	}
+	console, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	messages, err := p.cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	read := make(chan struct{})
+	go func() { p.Messages.fill(messages); close(read) }()
+	go func() {
+		p.Console.fill(console)
+		<-read
+		_ = p.cmd.Wait() // the state tells it all
+		close(p.ended)
+	}()
+	return nil
+}
+
+// Args is the command that this process runs.
+func (p *Process) Args() []string { return p.cmd.Args }
+
+func (p *Process) String() string { return strings.Join(p.cmd.Args, " ") }
+
+// Kill kills the process by SIGKILL, if it still runs, and returns the time just before that.
+func (p *Process) Kill() time.Time {
+	at := time.Now()
+	_ = p.cmd.Process.Kill() // only fails if it has ended
+	return at
+}
+
+// Signal sends sig.
+func (p *Process) Signal(sig os.Signal) error {
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		return fmt.Errorf("%s to %s: %w", sig, p.Name, err)
+	}
+	return nil
+}
+
+// Type types a line at the console.
+func (p *Process) Type(line string) error {
+	_, err := io.WriteString(p.input, line+"\n")
+	return err
+}
+
+// Wait waits for the end and returns the exit code, -1 if a signal ended it.
+func (p *Process) Wait(ctx context.Context) (int, error) {
+	select {
+	case <-p.ended:
+		return p.cmd.ProcessState.ExitCode(), nil
+	case <-ctx.Done():
+		return 0, fmt.Errorf("awaiting the end of %s: %w", p.Name, ctx.Err())
+	}
+}
+
+// WaitFor waits for the end; an exit code other than code is an error.
+func (p *Process) WaitFor(ctx context.Context, code int) error {
+	got, err := p.Wait(ctx)
+	if err == nil && got != code {
+		err = fmt.Errorf("%s ended with exit code %d, want %d", p.Name, got, code)
+	}
+	return err
+}
+
+// Stats is the report that the process, which has ended by itself, wrote to its --stats file.
+func (p *Process) Stats() (r pair.Report, err error) {
+	data, err := os.ReadFile(p.stats)
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	if err != nil {
+		err = fmt.Errorf("statistics of %s: %w", p.Name, err)
+	}
+	return r, err
+}
+
+// AwaitTxn waits until the console showed transaction seq or a later one.
+func (p *Process) AwaitTxn(ctx context.Context, seq uint64) (Line, error) {
+	l, err := p.Console.Await(ctx, 0, func(l Line) bool {
+		n, _, ok := ledger.ParseTxn(l.Text)
+		return ok && n >= seq
+	})
+	if err != nil {
+		err = fmt.Errorf("awaiting transaction %d of %s: %w", seq, p.Name, err)
+	}
+	return l, err
+}
+
+// Transcript is all that can be said about a process, for the report of a failure.
+func (p *Process) Transcript() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "--- %s: %s\n", p.Name, p)
+	for _, l := range p.Messages.Lines(0) {
+		fmt.Fprintf(&b, "    %s %s\n", l.At.Format("05.000000"), l.Text)
+	}
+	lines := p.Console.Lines(0)
+	const shown = 8
+	if n := len(lines) - shown; n > 0 {
+		fmt.Fprintf(&b, "    %d lines on the console before these:\n", n)
+		lines = lines[n:]
+	}
+	for _, l := range lines {
+		fmt.Fprintf(&b, "  | %s %s\n", l.At.Format("05.000000"), l.Text)
+	}
+	select {
+	case <-p.ended:
+		fmt.Fprintf(&b, "    ended: %v\n", p.cmd.ProcessState)
+	default:
+		fmt.Fprintf(&b, "    is still running\n")
+	}
+	return b.String()
+}
