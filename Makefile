@@ -57,7 +57,7 @@ mutations: ## the simulator must find each protocol rule that is switched off
 
 .PHONY: failover
 failover: ## real processes and SIGKILL at random moments; KILLS=n
-	$(GO) test $(LONG) ./test/failover -run TestKills -kills=$(KILLS)
+	$(GO) test $(LONG) ./test/failover -v -run TestKills -kills=$(KILLS)
 
 .PHONY: bench
 bench: ## replicated against plain, epoch lengths, time to take over

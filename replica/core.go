@@ -73,7 +73,8 @@ const (
 	ActDial
 	// ActClaim: ask whether this replica may go on without the other, and call Claimed.
 	ActClaim
-	// ActHangUp: close the present connection.
+	// ActHangUp: forget the backup, whose connection, if it is still up, is to be closed once
+	// all is sent. Another may come.
 	ActHangUp
 	// ActNotice: tell people.
 	ActNotice
@@ -120,8 +121,9 @@ type Core struct {
 	dialing  bool   // ActDial is under way
 	silent   int    // ticks since the peer was last heard
 	claiming bool
-	alone    bool // no other replica counts any more
-	met      bool // a connection was up: there is another replica that may claim the machine
+	why      string // the reason for the claim
+	alone    bool   // no other replica counts any more
+	met      bool   // a connection was up: there is another replica that may claim the machine
 
 	// Of the peer, on a primary.
 	synced         bool // it has told on this connection what it holds
@@ -208,7 +210,7 @@ func (c *Core) goodbye(cause Cause, reason string) {
 
 // drop tells the other replica, if it can hear it, that it does not count any more.
 func (c *Core) drop() {
-	c.goodbye(CauseDropped, "the other replica did not hear from this one in time and goes on alone")
+	c.goodbye(CauseDropped, "it goes on alone: "+c.why)
 }
 
 func (c *Core) stop(err error) {
@@ -318,7 +320,7 @@ func (c *Core) claim(why string) {
 	if c.claiming || c.alone || c.role == Stopped || c.over {
 		return
 	}
-	c.claiming = true
+	c.claiming, c.why = true, why
 	c.notice("the other replica counts as failed: %s", why)
 	c.do(Action{Kind: ActClaim})
 }
@@ -337,7 +339,7 @@ func (c *Core) Claimed(won bool) {
 	if c.role == Waiting {
 		// The machine has not begun. Now that the backup that was there cannot begin it
 		// either, another may come.
-		c.conn, c.met = 0, false
+		c.hangUp()
 		c.notice("waiting for another backup")
 		return
 	}
@@ -389,11 +391,16 @@ func (c *Core) distrust(err error) {
 		c.fail(err)
 	case Waiting:
 		c.notice("turned away: %v", err)
-		c.do(Action{Kind: ActHangUp})
-		c.conn, c.met = 0, false
+		c.hangUp()
 	default:
 		c.claim(err.Error())
 	}
+}
+
+// hangUp makes room for another backup, before the machine has begun.
+func (c *Core) hangUp() {
+	c.do(Action{Kind: ActHangUp})
+	c.conn, c.met = 0, false
 }
 
 func (c *Core) receiveRecord(r epoch.Record) {

@@ -1,7 +1,10 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"ftvm/epoch"
 	"ftvm/proto"
@@ -70,8 +73,19 @@ func (m Goodbye) message() *proto.Message {
 // Encode turns a message into wire format.
 func Encode(m Message) *proto.Message { return m.message() }
 
-// maxReason bounds what a peer may have us print.
+// maxReason bounds what a peer may have us print, in bytes.
 const maxReason = 1 << 12
+
+// Printable is a peer's text as it may be shown to people: bounded, on one line, and without
+// what a terminal would obey.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if strconv.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s[:min(len(s), maxReason)])
+}
 
 // Decode checks a message that came from a peer.
 func Decode(p *proto.Message) (Message, error) {
@@ -86,11 +100,13 @@ func Decode(p *proto.Message) (Message, error) {
 	case *proto.Message_Goodbye:
 		for c, q := range causes {
 			if c > 0 && q == b.Goodbye.GetCause() {
-				reason := b.Goodbye.GetReason()
-				return Goodbye{Cause(c), reason[:min(len(reason), maxReason)], b.Goodbye.GetConsoleLeft()}, nil
+				return Goodbye{Cause(c), Printable(b.Goodbye.GetReason()), b.Goodbye.GetConsoleLeft()}, nil
 			}
 		}
 		return nil, fmt.Errorf("goodbye with unknown cause %d", b.Goodbye.GetCause())
 	}
-	return nil, fmt.Errorf("message %T has no place after the handshake", p.GetBody())
+	if p.GetBody() == nil {
+		return nil, errors.New("an empty message")
+	}
+	return nil, fmt.Errorf("a message (%T) that has no place after the handshake", p.GetBody())
 }

@@ -282,7 +282,7 @@ func (m *Machine) rest(a *Archive) {
 	a.U32("end_code", &code)
 	if a.Loading() {
 		m.base, m.basePos = Time(base), Position(pos)
-		m.end.Kind, m.end.Code = EndKind(kind), int(code)
+		m.end = End{Kind: EndKind(kind), Code: int(code)}
 	}
 	m.platform.State(a)
 }

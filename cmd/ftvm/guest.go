@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -90,7 +91,10 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 	}()
 	var config devices.Config
 	var identities []string
-	for _, path := range g.disks {
+	for i, path := range g.disks {
+		if slices.Contains(g.disks[:i], path) {
+			return nil, fmt.Errorf("--disk %s is given twice: each disk of the guest needs an image of its own", path)
+		}
 		d, err := host.OpenDisk(path, host.OpenOptions{})
 		if err != nil {
 			return nil, err

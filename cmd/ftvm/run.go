@@ -89,7 +89,7 @@ func primaryCommand() *cobra.Command {
 			return operate(c.Context(), &g, &r, func(_ context.Context, log *slog.Logger, opt pair.Options) (*pair.Node, net.Listener, error) {
 				ln, err := net.Listen("tcp", listen)
 				if err != nil {
-					return nil, nil, fmt.Errorf("--listen %s: %w", listen, err)
+					return nil, nil, fmt.Errorf("--listen: %w", err)
 				}
 				log.Warn("without an arbiter, a cut link between the two hosts can leave both running")
 				log.Info("waiting for the backup", "address", ln.Addr())
@@ -134,6 +134,11 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags,
 	start func(context.Context, *slog.Logger, pair.Options) (*pair.Node, net.Listener, error)) (err error) {
 	if err := r.check(); err != nil {
 		return err
+	}
+	if r.stats != "" { // to fail now, and not when the guest has run
+		if err := os.WriteFile(r.stats, nil, 0o644); err != nil {
+			return fmt.Errorf("--stats: %w", err)
+		}
 	}
 	// KVM wants all calls for one vCPU to come from one thread.
 	runtime.LockOSThread()

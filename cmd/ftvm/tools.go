@@ -37,13 +37,21 @@ func versionCommand() *cobra.Command {
 	}
 }
 
+// oneImage wants the path of an image.
+func oneImage(c *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("want one image: %s", c.UseLine())
+	}
+	return nil
+}
+
 func diskCommand() *cobra.Command {
 	disk := &cobra.Command{Use: "disk", Short: "Make disk images"}
 	var size string
 	create := &cobra.Command{
 		Use:   "create IMG",
 		Short: "Make a raw disk image, all zero, that takes no space until it is written to",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneImage,
 		RunE: func(_ *cobra.Command, args []string) error {
 			n, err := host.ParseSize(size)
 			if err != nil {
@@ -63,7 +71,7 @@ func ledgerCommand() *cobra.Command {
 	verify := &cobra.Command{
 		Use:   "verify IMG",
 		Short: "Check the chain of transactions on a ledger image: gaps, duplicates, hashes",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneImage,
 		RunE: func(c *cobra.Command, args []string) error {
 			d, err := host.OpenDisk(args[0], host.OpenOptions{ReadOnly: true})
 			if err != nil {

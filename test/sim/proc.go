@@ -1,0 +1,530 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+
+	"ftvm/epoch"
+	"ftvm/replica"
+	"ftvm/vmm"
+)
+
+// proc is a process that runs one replica, as package replica/pair does.
+type proc struct {
+	w    *world
+	id   int
+	name string
+	core *replica.Core
+	x    *epoch.Executor
+	m    *toy
+	skew int64 // of its host's clock
+
+	// As the fields of pair.Node.
+	link   *link
+	conn   uint64
+	local  []result // by request
+	wanted bool
+	outs   []vmm.Output
+	began  vmm.Position
+	opened int64
+	due    int64
+
+	// The goroutine that runs the machine.
+	task  replica.Task
+	busy  bool // it is in work, or computes until an event says that it is done
+	idle  bool // it is in Node.idle
+	ended bool // the epoch of task ran to its end; for a replay: digests were compared
+
+	disk         disk
+	console      console
+	dials, heard int // attempts to connect, and of how many the outcome is known
+
+	paused bool
+	inbox  []func() // what happened meanwhile
+	gone   bool     // exited or dead
+
+	// For the checker.
+	log      []epoch.Record
+	accepted []typedLine // what the core took
+	alone    bool        // it was alone at some time
+	granted  bool        // it won a claim
+	parted   bool        // its failover epoch began
+	told     bool        // that an operator ended the machine
+	injected bool        // a fault or an operator ended it
+	powerCut bool        // nobody answers for it any more
+	finished bool        // its guest came to its end
+	moments  [moments]int
+	made     [2][]made // outputs that the machine made: console, disk
+}
+
+// made says in which epoch an output was made.
+type made struct {
+	seq   uint64
+	epoch epoch.Number
+}
+
+// typedLine is console input, and how many records were opened when it came.
+type typedLine struct {
+	line   []byte
+	opened epoch.Number
+}
+
+// result is what a replica's own disk said of a request.
+type result struct {
+	kept  bool // it is not for the core, but for a record that names it
+	done  bool
+	stale bool // it was issued again: what comes first does not count
+	data  []byte
+}
+
+func (w *world) newProc(id int) *proc {
+	p := &proc{w: w, id: id, name: [2]string{"primary", "backup"}[id], m: newToy(&w.plan.guest), skew: w.upTo(w.plan.skew)}
+	p.x = epoch.NewExecutor(p.m, w.plan.memoryEvery)
+	if id == 0 {
+		p.core = replica.NewPrimary(w.plan.core, false)
+	} else {
+		p.core = replica.NewBackup(w.plan.core)
+	}
+	w.at(w.upTo(heartbeat), p, p.tick)
+	return p
+}
+
+func (p *proc) tick() {
+	p.step((*replica.Core).Tick)
+	p.w.at(p.w.now+heartbeat-heartbeat/20+p.w.upTo(heartbeat/10), p, p.tick)
+}
+
+// step is Node.step.
+func (p *proc) step(f func(c *replica.Core)) {
+	if p.gone {
+		return
+	}
+	stopped := p.core.Role() == replica.Stopped
+	f(p.core)
+	for _, a := range p.core.Actions() {
+		if stopped {
+			p.w.violate("the %s stopped and does %+v", p.name, a)
+		}
+		p.perform(a)
+		if p.gone {
+			return
+		}
+	}
+	if p.core.InputsWait() || p.w.plan.core.Verified && p.core.OutputsWait() {
+		p.wanted = true
+	}
+	if p.core.Alone() && !p.alone {
+		p.alone = true
+		p.w.tell(p, "is alone")
+		p.checkAlone()
+	}
+	p.work()
+}
+
+func (p *proc) perform(a replica.Action) {
+	w := p.w
+	switch a.Kind {
+	case replica.ActSend:
+		if w.trace != nil {
+			w.tell(p, "sends %T%+v", a.Message, a.Message)
+		}
+		w.send(p.link, 1-p.id, a.Message)
+		if _, ok := a.Message.(replica.RecordMessage); ok {
+			p.moment(momentSent)
+		}
+	case replica.ActRelease:
+		for _, o := range a.Outputs {
+			p.release(o)
+		}
+	case replica.ActRepeat:
+		for _, o := range a.Outputs {
+			p.repeat(o)
+		}
+		p.moment(momentRepeat)
+	case replica.ActDial:
+		w.dial(p)
+	case replica.ActClaim:
+		w.tell(p, "asks whether it may go on alone")
+		w.claim(p)
+		p.moment(momentClaim)
+	case replica.ActHangUp:
+		p.hangUp(limit)
+	case replica.ActNotice:
+		w.tell(p, "notice: %s", a.Text)
+	}
+}
+
+// release is Node.release.
+func (p *proc) release(o vmm.Output) {
+	p.checkRelease(&o)
+	if o.Kind == vmm.OutputDisk {
+		p.request(o)
+	} else {
+		p.print(o)
+	}
+}
+
+// request is the disk's part of Node.release.
+func (p *proc) request(o vmm.Output) {
+	if !p.live() {
+		p.result(o.Seq).kept = true
+	}
+	p.issue(o)
+}
+
+// repeat is Node.repeat.
+func (p *proc) repeat(o vmm.Output) {
+	p.w.tell(p, "repeats request %d", o.Seq)
+	r := p.result(o.Seq)
+	if r.kept && !r.done {
+		r.stale = true
+	}
+	r.kept, r.done = false, false
+	p.issue(o)
+}
+
+func (p *proc) live() bool {
+	r := p.core.Role()
+	return r == replica.Primary || r == replica.Ending
+}
+
+func (p *proc) result(id uint64) *result {
+	for uint64(len(p.local)) <= id {
+		p.local = append(p.local, result{})
+	}
+	return &p.local[id]
+}
+
+func (p *proc) issue(o vmm.Output) {
+	p.w.tell(p, "disk: request %d, op %d, offset %d", o.Seq, o.Op, o.Offset)
+	p.submit(o)
+	p.moment(momentSubmit)
+}
+
+// diskDone is Node.DiskDone.
+func (p *proc) diskDone(id uint64, data []byte) {
+	p.step(func(c *replica.Core) {
+		switch r := p.result(id); {
+		case r.stale:
+			r.stale = false
+		case r.kept:
+			r.done, r.data = true, data
+		default:
+			c.Input(vmm.Input{Kind: vmm.InputDisk, ID: id, Data: data})
+		}
+	})
+}
+
+// receive is a round of Node.read.
+func (p *proc) receive(l *link, m replica.Message) {
+	if g, ok := m.(replica.Goodbye); ok && g.Cause == replica.CauseQuit && l == p.link && p.core.Role() == replica.Backup {
+		p.told = true
+	}
+	p.step(func(c *replica.Core) { c.Receive(l.conn[p.id], m) })
+}
+
+// install is Node.install.
+func (p *proc) install(l *link) {
+	p.conn++
+	l.conn[p.id] = p.conn
+	p.link = l
+	p.w.tell(p, "connection %d is up", p.conn)
+	p.step(func(c *replica.Core) { c.Connected(l.conn[p.id]) })
+}
+
+func (p *proc) claimed(won bool) {
+	p.w.tell(p, "hears from the arbiter: %v", won)
+	p.granted = p.granted || won
+	p.step(func(c *replica.Core) { c.Claimed(won) })
+	p.moment(momentClaimed)
+}
+
+func (p *proc) fail(err error) { p.step(func(c *replica.Core) { c.Fail(err) }) }
+
+func (p *proc) host() vmm.Time { return vmm.Time(second + p.w.now + p.skew) }
+
+// work is Node.loop, until it must wait, or compute for a while.
+func (p *proc) work() {
+	for !p.busy && !p.gone {
+		if p.core.Role() == replica.Stopped {
+			p.exit()
+			return
+		}
+		if p.task.Kind == replica.TaskWait {
+			p.task, p.ended = p.core.Next(), false
+		}
+		p.busy = true // p.step does not come back in here
+		var wait bool
+		var err error
+		switch p.task.Kind {
+		case replica.TaskWait:
+			wait = true
+		case replica.TaskRun:
+			wait, err = p.runEpoch()
+		case replica.TaskFailover:
+			wait, err = p.runFailover()
+		case replica.TaskReplay:
+			wait, err = p.replay()
+		}
+		switch {
+		case p.gone:
+			return
+		case err != nil:
+			p.busy = false
+			p.task = replica.Task{}
+			p.fail(err)
+			return
+		case wait:
+			p.busy = false
+			return
+		}
+		p.compute()
+	}
+}
+
+// compute lets time pass for what the machine did since.
+func (p *proc) compute() {
+	p.w.at(p.w.now+p.w.around(p.w.plan.step[p.id]), p, func() {
+		p.busy = false
+		p.work()
+	})
+}
+
+// done ends the task.
+func (p *proc) done() { p.task = replica.Task{} }
+
+// runEpoch is Node.runEpoch and Node.idle, and comes back when time has to pass, or (wait)
+// something has to happen.
+func (p *proc) runEpoch() (wait bool, err error) {
+	w := p.w
+	if !p.idle {
+		slice, early := 1+w.rng.IntN(w.plan.slice), w.chance(w.plan.early)
+		// An epoch that is too old ends, but not before the guest moved.
+		due := func() bool { return w.now > p.due && p.m.Position() != p.began }
+		reason, err := p.x.Run(func() bool {
+			p.drain()
+			slice--
+			return slice < 0 || p.wanted || p.gone || due()
+		})
+		p.drain()
+		switch {
+		case err != nil || p.gone:
+			return false, err
+		case p.moment(momentPosition):
+			return true, nil
+		case reason == vmm.StopHalted && w.now-p.opened < w.plan.idleCut:
+			p.idle = true
+			if t, ok := p.m.Deadline(); ok {
+				w.at(max(w.now, w.now+int64(t)-int64(p.host())), p, p.work)
+			}
+		case reason == vmm.StopPaused && !p.wanted && !due() && !early:
+			return false, nil // go on
+		}
+	}
+	if p.idle {
+		if t, ok := p.m.Deadline(); !p.wanted && !(ok && t <= p.host()) {
+			return true, nil
+		}
+		p.idle = false
+	}
+	return false, p.boundary()
+}
+
+// runFailover is Node.runFailover.
+func (p *proc) runFailover() (wait bool, err error) {
+	p.parted = true
+	slice := 1 + p.w.rng.IntN(p.w.plan.slice)
+	reason, err := p.x.Run(func() bool { p.drain(); slice--; return slice < 0 || p.gone })
+	p.drain()
+	if err != nil || p.gone || p.moment(momentFailover) || reason == vmm.StopPaused {
+		return false, err
+	}
+	return false, p.boundary()
+}
+
+// boundary is Node.boundary.
+func (p *proc) boundary() error {
+	p.done()
+	b, err := p.x.Close()
+	if err != nil {
+		return err
+	}
+	var r epoch.Record
+	p.wanted = false
+	p.step(func(c *replica.Core) {
+		if want := p.m.EntropyWanted(); want > 0 && c.Role() != replica.Failover {
+			entropy := le.AppendUint64(nil, p.w.rng.Uint64())
+			c.Input(vmm.Input{Kind: vmm.InputEntropy, Data: entropy[:min(want, len(entropy))]})
+		}
+		r = c.Boundary(b, p.host(), p.w.plan.epochLength)
+	})
+	p.checkLag(r.Epoch)
+	p.log = append(p.log, r) // even if it died since: the record may be on its way
+	if p.gone || p.moment(momentBoundary) {
+		return nil
+	}
+	return p.open(r)
+}
+
+// open is Node.open.
+func (p *proc) open(r epoch.Record) error {
+	if err := p.x.Open(r); err != nil {
+		return err
+	}
+	if p.w.trace != nil {
+		p.w.tell(p, "opens %+v", r)
+	}
+	p.began, p.opened = p.m.Position(), p.w.now
+	p.due = p.opened + p.w.plan.epochTime
+	if t, ok := p.m.Deadline(); ok {
+		p.due = min(p.due, p.w.now+int64(t)-int64(p.host()))
+	}
+	return nil
+}
+
+// replay is Node.replay.
+func (p *proc) replay() (wait bool, err error) {
+	r := p.task.Record
+	if !p.ended {
+		slice := 1 + p.w.rng.IntN(p.w.plan.slice)
+		err := p.x.Replay(r, func() bool { p.drain(); slice--; return slice < 0 || p.gone })
+		p.drain()
+		switch {
+		case p.gone || p.moment(momentReplay) || errors.Is(err, epoch.ErrInterrupted):
+			return false, nil
+		case err != nil:
+			return false, err
+		}
+		p.ended = true
+	}
+	inputs, wait, err := p.resolve(r.Inputs)
+	if wait || err != nil {
+		return wait, err
+	}
+	r.Inputs = inputs
+	if err := p.open(r); err != nil {
+		return false, fmt.Errorf("%w: %w", replica.ErrPeer, err)
+	}
+	p.log = append(p.log, r)
+	p.done()
+	p.step((*replica.Core).Executed)
+	p.moment(momentExecuted)
+	return false, nil
+}
+
+// resolve is Node.resolve.
+func (p *proc) resolve(inputs []vmm.Input) (out []vmm.Input, wait bool, err error) {
+	for _, in := range inputs {
+		if in.Kind == vmm.InputDisk {
+			switch r := p.result(in.ID); {
+			case !r.kept:
+				return nil, false, fmt.Errorf("%w: a completion of request %d, which the guest did not make", replica.ErrPeer, in.ID)
+			case !r.done:
+				return nil, true, nil
+			default:
+				in.Data = r.data
+			}
+		}
+		out = append(out, in)
+	}
+	return out, false, nil
+}
+
+// drain is Node.drain.
+func (p *proc) drain() {
+	if p.outs = p.m.Outputs(p.outs[:0]); len(p.outs) > 0 {
+		p.note(p.outs)
+		p.step(func(c *replica.Core) { c.Produced(p.outs) })
+	}
+}
+
+// exit ends the process by its own will: what it said is sent, what it submitted is done.
+func (p *proc) exit() {
+	err := p.core.Result()
+	p.w.tell(p, "exits: %v", err)
+	_, ended := p.m.End()
+	p.finished = ended && err == nil && !p.w.quit
+	for _, q := range p.disk.pending {
+		perform(&p.disk.image, &q.Output)
+	}
+	p.disk.pending = nil
+	p.checkExit(ended, err)
+	for _, o := range p.console.queue {
+		p.w.leave(p, o.Seq, o.Data)
+	}
+	p.gone = true
+	p.hangUp(limit)
+}
+
+// hangUp loses the process's connection; of what it sent, what arrives from lost on is lost.
+func (p *proc) hangUp(lost int64) {
+	if p.link == nil {
+		return
+	}
+	p.link.closed = true
+	t := max(p.link.newest[1-p.id]+1, p.w.arrival())
+	if lost < t {
+		t = max(lost, p.w.cutUntil)
+	}
+	p.w.hangUp(p.link, 1-p.id, t)
+}
+
+// end lets an operator, or trouble of the host, end the process.
+func (p *proc) end(what misery) {
+	p.injected = true
+	switch what {
+	case miseryLeave:
+		p.step(func(c *replica.Core) { c.Leave("its operator stopped it") })
+	case miseryFail:
+		p.fail(errors.New("trouble of its host"))
+	case miseryQuit:
+		p.w.quit = true
+		p.step(func(c *replica.Core) { c.Quit("an operator ended it") })
+	}
+}
+
+// typeIn gives the console input, as Node.Type.
+func (p *proc) typeIn(line []byte) {
+	switch p.core.Role() {
+	case replica.Waiting, replica.Primary:
+		p.accepted = append(p.accepted, typedLine{line, p.core.Opened()})
+	}
+	p.step(func(c *replica.Core) { c.Input(vmm.Input{Kind: vmm.InputConsole, Data: line}) })
+}
+
+// die ends the process from one instruction to the next; with its host, if powerCut.
+func (p *proc) die(powerCut bool) {
+	if p.gone {
+		return
+	}
+	w := p.w
+	w.tell(p, "DIES (power cut: %v)", powerCut)
+	p.gone, p.injected, p.powerCut = true, true, powerCut
+	p.disk.settle(w)
+	p.settleConsole()
+	lost := w.now + w.upTo(2*w.plan.network)
+	if !powerCut {
+		p.hangUp(lost)
+	} else if p.link != nil {
+		p.link.closed = true
+		p.link.lost[1-p.id] = min(p.link.lost[1-p.id], lost)
+	}
+}
+
+// pause stops the process for a while, its ticks included.
+func (p *proc) pause(d int64) {
+	if p.gone || p.paused {
+		return
+	}
+	p.w.tell(p, "is stopped for %.1f ms", float64(d)/1e6)
+	p.paused = true
+	p.w.at(p.w.now+d, nil, func() {
+		p.w.tell(p, "goes on")
+		p.paused = false
+		for len(p.inbox) > 0 && !p.paused && !p.gone {
+			do := p.inbox[0]
+			p.inbox = p.inbox[1:]
+			do()
+		}
+	})
+}
