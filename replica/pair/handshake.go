@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	"ftvm/proto"
+	"ftvm/replica"
 )
 
 const (
@@ -34,6 +35,10 @@ type RefusedError struct{ Reason string }
 
 func (e *RefusedError) Error() string { return "refused: " + e.Reason }
 
+// errOtherMachine is what a backup gets that comes back to an address where another run of a
+// virtual machine answers: the process that it followed is gone.
+var errOtherMachine = errors.New("another virtual machine answers there")
+
 // errNotFtvm is what a peer gets that speaks something else.
 var errNotFtvm = errors.New("the peer does not speak ftvm's protocol")
 
@@ -45,7 +50,7 @@ type link struct {
 }
 
 func newLink(c net.Conn) *link {
-	return &link{c, bufio.NewReaderSize(c, 1<<16), make(chan struct{})}
+	return &link{Conn: c, r: bufio.NewReaderSize(c, 1<<16), gone: make(chan struct{})}
 }
 
 // read reads one message.
@@ -82,10 +87,10 @@ func readHello(l *link) (*proto.Hello, error) {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, fmt.Errorf("the peer does not answer within %v: is it ftvm, and the right address?", handshakeTime)
 	case err != nil:
-		return nil, fmt.Errorf("%w (%v)", errNotFtvm, err)
+		return nil, errNotFtvm
 	}
 	if r := m.GetRefusal(); r != nil {
-		return nil, &RefusedError{r.GetReason()}
+		return nil, &RefusedError{replica.Printable(r.GetReason())}
 	}
 	if h := m.GetHello(); h != nil && h.GetMagic() == magic {
 		return h, nil
@@ -99,26 +104,35 @@ func difference(primary, backup *proto.Hello) string {
 	if p, b := primary.GetVersion(), backup.GetVersion(); p != b {
 		return fmt.Sprintf("the primary speaks protocol version %d, the backup version %d: run the same ftvm on both hosts", p, b)
 	}
-	p, b := primary.GetSettings(), backup.GetSettings()
+	p, b := described(primary), described(backup)
 	var diffs []string
 	for i := range max(len(p), len(b)) {
 		switch {
-		case i >= len(p) || i >= len(b) || p[i].GetName() != b[i].GetName():
+		case i >= len(p) || i >= len(b) || p[i].Name != b[i].Name:
 			if len(diffs) > 0 {
 				return strings.Join(diffs, "; ") // such as another number of disks, which explains the rest
 			}
 			return "the two replicas describe their machines differently: run the same ftvm on both hosts"
-		case p[i].GetValue() != b[i].GetValue():
-			diffs = append(diffs, fmt.Sprintf("%s is %s on the primary, %s on the backup", p[i].GetName(), p[i].GetValue(), b[i].GetValue()))
+		case p[i].Value != b[i].Value:
+			diffs = append(diffs, fmt.Sprintf("%s is %s on the primary, %s on the backup", p[i].Name, p[i].Value, b[i].Value))
 		}
 	}
 	return strings.Join(diffs, "; ")
 }
 
+// described is what a Hello tells of its machine, as it may be shown.
+func described(h *proto.Hello) []Setting {
+	var out []Setting
+	for _, s := range h.GetSettings() {
+		out = append(out, Setting{replica.Printable(s.GetName()), replica.Printable(s.GetValue())})
+	}
+	return out
+}
+
 // answer is the primary's part of the handshake: it checks a backup's Hello. admit decides
-// whether a backup with this session may come; it returns the session to tell it, or a
-// reason to refuse. lost is called if a backup that was admitted did not hear of it.
-func answer(c net.Conn, settings []Setting, admit func(session []byte) ([]byte, error), lost func()) (*link, error) {
+// whether the backup may come, which has no session (nil) the first time; it returns the
+// session to tell it. A backup of another session learns ours, and so that it is wrong here.
+func answer(c net.Conn, settings []Setting, admit func(session []byte) ([]byte, error)) (*link, error) {
 	l := newLink(c)
 	l.SetDeadline(time.Now().Add(handshakeTime))
 	theirs, err := readHello(l)
@@ -129,16 +143,16 @@ func answer(c net.Conn, settings []Setting, admit func(session []byte) ([]byte, 
 		return nil, err
 	}
 	mine := helloMessage(settings, nil)
-	if d := difference(mine.GetHello(), theirs); d != "" {
+	first := len(theirs.GetSession()) == 0
+	if d := difference(mine.GetHello(), theirs); first && d != "" {
 		return nil, refuse(l, d)
 	}
 	session, err := admit(theirs.GetSession())
-	if err != nil {
+	if err != nil && !errors.Is(err, errOtherMachine) {
 		return nil, refuse(l, err.Error())
 	}
 	mine.GetHello().Session = session
-	if err := l.write(mine); err != nil {
-		lost()
+	if err := errors.Join(err, l.write(mine)); err != nil {
 		return nil, err
 	}
 	l.SetDeadline(time.Time{})
@@ -157,11 +171,11 @@ func greet(c net.Conn, settings []Setting, session []byte) (*link, []byte, error
 	if err != nil {
 		return nil, nil, err
 	}
+	if session != nil && !bytes.Equal(session, theirs.GetSession()) {
+		return nil, nil, errOtherMachine
+	}
 	if d := difference(theirs, mine.GetHello()); d != "" {
 		return nil, nil, &RefusedError{d}
-	}
-	if session != nil && !bytes.Equal(session, theirs.GetSession()) {
-		return nil, nil, &RefusedError{"another virtual machine answers at this address"}
 	}
 	l.SetDeadline(time.Time{})
 	return l, theirs.GetSession(), nil

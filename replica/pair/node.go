@@ -1,10 +1,12 @@
 package pair
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -66,7 +68,6 @@ type Node struct {
 
 	mu      sync.Mutex
 	core    *replica.Core
-	link    *link
 	outbox  *outbox
 	conn    uint64 // number of the newest connection
 	session []byte
@@ -115,9 +116,14 @@ func NewAlone(opt Options) *Node { return newNode(opt, replica.NewPrimary(opt.Co
 // NewPrimary makes a node that starts the machine once a backup came.
 func NewPrimary(opt Options) *Node {
 	n := newNode(opt, replica.NewPrimary(opt.Core, false))
-	n.session = make([]byte, 16)
-	rand.Read(n.session)
+	n.session = newSession()
 	return n
+}
+
+func newSession() []byte {
+	s := make([]byte, 16)
+	rand.Read(s)
+	return s
 }
 
 // NewBackup makes a node that follows the primary at addr. It fails if the primary cannot be
@@ -126,7 +132,10 @@ func NewBackup(ctx context.Context, addr string, opt Options) (*Node, error) {
 	n := newNode(opt, replica.NewBackup(opt.Core))
 	n.addr = addr
 	l, err := n.dial(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		return nil, fmt.Errorf("primary at %s: %w: start the primary first, or look at --peer", addr, unix.ECONNREFUSED)
+	case err != nil:
 		return nil, fmt.Errorf("primary at %s: %w", addr, err)
 	}
 	n.install(l)
@@ -229,7 +238,7 @@ func (n *Node) perform(a replica.Action) {
 		go n.step(func(c *replica.Core) { n.claimed(c) })
 	case replica.ActHangUp:
 		n.outbox.close()
-		n.link.Close()
+		n.vacate()
 	case replica.ActNotice:
 		n.opt.Log.Info(a.Text)
 	}
@@ -590,6 +599,7 @@ func (n *Node) tick(ctx context.Context) {
 
 // install makes l the present connection.
 func (n *Node) install(l *link) {
+	box := newOutbox(l, &n.stats.shipped)
 	var conn uint64
 	n.step(func(c *replica.Core) { // in one step: connections that come together keep their order
 		if n.outbox != nil {
@@ -597,17 +607,17 @@ func (n *Node) install(l *link) {
 		}
 		n.conn++
 		conn = n.conn
-		n.link, n.outbox = l, newOutbox(l, &n.stats.shipped)
+		n.outbox = box
 		c.Connected(conn)
 	})
-	go n.read(l, conn)
+	go n.read(l, box, conn)
 }
 
 // read hands the core what the peer says, up to its last word.
-func (n *Node) read(l *link, conn uint64) {
+func (n *Node) read(l *link, box *outbox, conn uint64) {
 	defer close(l.gone)
 	defer l.Close()
-	for {
+	for last := false; !last; {
 		p, err := l.read()
 		if err != nil {
 			break
@@ -615,23 +625,15 @@ func (n *Node) read(l *link, conn uint64) {
 		m, err := replica.Decode(p)
 		if err != nil {
 			n.step(func(c *replica.Core) { c.PeerBroke(conn, err) })
+			// Our last word is to be heard: to close with unread data would take it back.
+			box.close()
+			io.Copy(io.Discard, l.r)
 			break
 		}
 		n.step(func(c *replica.Core) { c.Receive(conn, m) })
-		if _, last := m.(replica.Goodbye); last {
-			break
-		}
+		_, last = m.(replica.Goodbye)
 	}
 	n.step(func(c *replica.Core) { c.Disconnected(conn) })
-	n.lost()
-}
-
-// lost makes room for another backup if the one that was let in is gone before the machine
-// started.
-func (n *Node) lost() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.taken = n.taken && n.core.Role() != replica.Waiting
 }
 
 // accept lets backups in, on a primary.
@@ -652,10 +654,24 @@ func (n *Node) accept(ln net.Listener) {
 
 // welcome lets one backup in, or turns it away.
 func (n *Node) welcome(c net.Conn) {
-	l, err := answer(c, n.opt.Settings, n.admit, n.lost)
+	began := false // it was let in for the first time
+	l, err := answer(c, n.opt.Settings, func(session []byte) ([]byte, error) {
+		mine, err := n.admit(session)
+		began = err == nil && len(session) == 0
+		return mine, err
+	})
 	if err != nil {
-		n.opt.Log.Warn("turned away a peer", "peer", c.RemoteAddr(), "reason", err)
 		c.Close()
+		if began {
+			n.mu.Lock()
+			n.vacate()
+			n.mu.Unlock()
+		}
+		var refused *RefusedError
+		if errors.As(err, &refused) {
+			err = errors.New(refused.Reason)
+		}
+		n.opt.Log.Warn("turned away a peer", "peer", c.RemoteAddr(), "reason", err)
 		return
 	}
 	n.opt.Log.Info("the backup is here", "peer", c.RemoteAddr())
@@ -667,15 +683,22 @@ func (n *Node) admit(session []byte) ([]byte, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
+	case len(session) > 0 && !bytes.Equal(session, n.session):
+		return n.session, errOtherMachine
 	case n.core.Alone():
 		return nil, errors.New("the primary went on alone; a backup can join only a machine that starts")
 	case len(session) == 0 && n.taken:
 		return nil, errors.New("the primary has its backup; another can join only a machine that starts")
-	case len(session) > 0 && string(session) != string(n.session):
-		return nil, errors.New("this primary runs another virtual machine")
 	}
 	n.taken = true
 	return n.session, nil
+}
+
+// vacate makes room for another first backup. It gets a session of its own, so that the one
+// before cannot come back in its place.
+func (n *Node) vacate() {
+	n.taken = false
+	n.session = newSession()
 }
 
 // dial connects to the primary.
@@ -706,7 +729,8 @@ func (n *Node) redial() {
 	case errors.As(err, &refused):
 		n.step(func(c *replica.Core) { c.Refused(err) })
 	default:
-		gone := errors.Is(err, unix.ECONNREFUSED)
+		// Either proves that the process which this backup followed is no more.
+		gone := errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, errOtherMachine)
 		n.step(func(c *replica.Core) { c.Unreachable(gone) })
 	}
 }

@@ -21,11 +21,10 @@ type outbox struct {
 	cond   *sync.Cond
 	queue  []replica.Message
 	closed bool
-	done   chan struct{}
 }
 
 func newOutbox(l *link, sent *atomic.Uint64) *outbox {
-	b := &outbox{l: l, sent: sent, done: make(chan struct{})}
+	b := &outbox{l: l, sent: sent}
 	b.cond = sync.NewCond(&b.mu)
 	go b.run()
 	return b
@@ -38,6 +37,7 @@ func (b *outbox) put(m replica.Message) {
 	b.cond.Signal()
 }
 
+// close has what is queued sent, then ends the stream. The peer has drainTime to close its side.
 func (b *outbox) close() {
 	b.mu.Lock()
 	b.closed = true
@@ -48,20 +48,12 @@ func (b *outbox) close() {
 // drainTime bounds how long a leaving replica waits for its last words to be sent.
 const drainTime = time.Second
 
-// drain sends what is queued and ends the stream, so that the peer can read the last word, and
-// waits for it to close its side: to close with unread data would take our word back.
+// drain closes the outbox and waits until the peer has read all and closed its side: to close
+// with unread data would take our last word back.
 func (b *outbox) drain() {
 	b.close()
 	late := time.NewTimer(drainTime)
 	defer late.Stop()
-	select {
-	case <-b.done:
-	case <-late.C:
-		return
-	}
-	if c, ok := b.l.Conn.(interface{ CloseWrite() error }); ok {
-		c.CloseWrite()
-	}
 	select {
 	case <-b.l.gone:
 	case <-late.C:
@@ -71,7 +63,6 @@ func (b *outbox) drain() {
 // run writes until the outbox is closed and empty, or the connection is lost; the reader
 // notices the latter.
 func (b *outbox) run() {
-	defer close(b.done)
 	var buf bytes.Buffer
 	for {
 		b.mu.Lock()
@@ -82,6 +73,10 @@ func (b *outbox) run() {
 		b.queue = nil
 		b.mu.Unlock()
 		if len(batch) == 0 {
+			if c, ok := b.l.Conn.(interface{ CloseWrite() error }); ok {
+				c.CloseWrite()
+			}
+			b.l.SetDeadline(time.Now().Add(drainTime))
 			return
 		}
 		buf.Reset()

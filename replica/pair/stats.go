@@ -50,7 +50,7 @@ type Report struct {
 }
 
 // TakeoverReport tells when the steps of a takeover were reached, in nanoseconds since 1970 by the
-// host's clock.
+// host's clock; 0 is never, as when the guest ended on the way.
 type TakeoverReport struct {
 	// DetectedNs: the primary was declared failed.
 	DetectedNs int64 `json:"detected_ns"`
@@ -65,6 +65,14 @@ type TakeoverReport struct {
 	// ConsoleFrom is the number of the first console byte that this replica let out: those before
 	// had certainly left the old primary.
 	ConsoleFrom uint64 `json:"console_from"`
+}
+
+// unixNano is 0 for a step that was not reached.
+func unixNano(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
 }
 
 // Report tells what the node did so far.
@@ -87,8 +95,8 @@ func (n *Node) Report() Report {
 	}
 	if t := &s.takeover; !t.detected.IsZero() && n.tookOver {
 		r.Takeover = &TakeoverReport{
-			DetectedNs: t.detected.UnixNano(), FirstInstructionNs: t.firstInstruction.UnixNano(),
-			PrimaryNs: t.primary.UnixNano(), Records: t.records, Repeated: t.repeated, ConsoleFrom: t.consoleFrom,
+			DetectedNs: unixNano(t.detected), FirstInstructionNs: unixNano(t.firstInstruction),
+			PrimaryNs: unixNano(t.primary), Records: t.records, Repeated: t.repeated, ConsoleFrom: t.consoleFrom,
 		}
 	}
 	return r
