@@ -4,40 +4,75 @@ import (
 	"bytes"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protodelim"
 
 	"ftvm/replica"
 )
 
-// outbox sends messages on one connection, in order, from a goroutine of its own. How much
-// can wait in it is bounded by the core's MaxLag.
+// outbox sends messages on one connection, in order, without making the sender wait. A message
+// is written at once by whoever sends it, if the socket has room: waking another goroutine takes
+// longer than that, and outputs wait for what travels here. The rest is written by a
+// goroutine of the outbox. How much can wait in it is bounded by the core's MaxLag.
 type outbox struct {
 	l    *link
-	sent *atomic.Uint64 // bytes
+	raw  syscall.RawConn
+	sent *atomic.Uint64 // bytes, of the node
 
-	mu     sync.Mutex
-	cond   *sync.Cond
-	queue  []replica.Message
-	closed bool
+	mu      sync.Mutex
+	cond    *sync.Cond // waiting or closed changed
+	waiting bytes.Buffer
+	writing bool // the goroutine writes what it took out of waiting
+	closed  bool
 }
 
 func newOutbox(l *link, sent *atomic.Uint64) *outbox {
 	b := &outbox{l: l, sent: sent}
 	b.cond = sync.NewCond(&b.mu)
+	if c, ok := l.Conn.(syscall.Conn); ok {
+		b.raw, _ = c.SyscallConn() // fails for a closed connection; then so does the goroutine's write
+	}
 	go b.run()
 	return b
 }
 
 func (b *outbox) put(m replica.Message) {
 	b.mu.Lock()
-	b.queue = append(b.queue, m)
-	b.mu.Unlock()
-	b.cond.Signal()
+	defer b.mu.Unlock()
+	before := b.waiting.Len()
+	// Writing to a bytes.Buffer cannot fail, and every Message can be encoded.
+	if _, err := protodelim.MarshalTo(&b.waiting, replica.Encode(m)); err != nil {
+		panic(err)
+	}
+	b.sent.Add(uint64(b.waiting.Len() - before))
+	if before == 0 && !b.writing {
+		b.waiting.Next(b.try(b.waiting.Bytes()))
+	}
+	if b.waiting.Len() > 0 {
+		b.cond.Signal()
+	}
 }
 
-// close has what is queued sent, then ends the stream. The peer has drainTime to close its side.
+// try writes what the socket takes without waiting, and returns how much that was. An error
+// is left for the goroutine to find.
+func (b *outbox) try(p []byte) (n int) {
+	if b.raw == nil {
+		return 0
+	}
+	err := b.raw.Write(func(fd uintptr) bool {
+		n, _ = unix.Write(int(fd), p)
+		return true
+	})
+	if err != nil {
+		return 0
+	}
+	return max(n, 0)
+}
+
+// close has what waits sent, then ends the stream. The peer has drainTime to close its side.
 func (b *outbox) close() {
 	b.mu.Lock()
 	b.closed = true
@@ -60,34 +95,28 @@ func (b *outbox) drain() {
 	}
 }
 
-// run writes until the outbox is closed and empty, or the connection is lost; the reader
-// notices the latter.
+// run writes what had no room, until the outbox is closed and empty, or the connection is lost;
+// the reader notices the latter.
 func (b *outbox) run() {
-	var buf bytes.Buffer
+	var taken bytes.Buffer
 	for {
 		b.mu.Lock()
-		for len(b.queue) == 0 && !b.closed {
+		b.writing = false
+		for b.waiting.Len() == 0 && !b.closed {
 			b.cond.Wait()
 		}
-		batch := b.queue
-		b.queue = nil
+		b.writing = true
+		taken.Reset()
+		b.waiting.WriteTo(&taken)
 		b.mu.Unlock()
-		if len(batch) == 0 {
+		if taken.Len() == 0 {
 			if c, ok := b.l.Conn.(interface{ CloseWrite() error }); ok {
 				c.CloseWrite()
 			}
 			b.l.SetDeadline(time.Now().Add(drainTime))
 			return
 		}
-		buf.Reset()
-		for _, m := range batch {
-			// Writing to a bytes.Buffer cannot fail, and every Message can be encoded.
-			if _, err := protodelim.MarshalTo(&buf, replica.Encode(m)); err != nil {
-				panic(err)
-			}
-		}
-		b.sent.Add(uint64(buf.Len()))
-		if _, err := b.l.Write(buf.Bytes()); err != nil {
+		if _, err := b.l.Write(taken.Bytes()); err != nil {
 			b.l.Close()
 			return
 		}
