@@ -140,8 +140,10 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags,
 			return fmt.Errorf("--stats: %w", err)
 		}
 	}
-	// KVM wants all calls for one vCPU to come from one thread.
+	// KVM wants all calls for one vCPU to come from one thread. While the guest runs, that thread
+	// keeps one of Go's processors; the others are for everything else.
 	runtime.LockOSThread()
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 	log := newLog(os.Stderr)
 	v, err := g.build(log)
 	if err != nil {

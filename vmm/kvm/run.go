@@ -33,7 +33,7 @@ func (e *Engine) Run(until vmm.Position, window bool, bus vmm.Bus) (vmm.Exit, er
 				return vmm.Exit{}, err
 			}
 		}
-		switch errno := enter(e.vcpu, false); errno {
+		switch errno := enter(e.vcpu); errno {
 		case 0:
 			if x, err := e.exit(bus); err != nil || x.Reason != 0 {
 				return x, err
@@ -77,7 +77,7 @@ func (e *Engine) exit(bus vmm.Bus) (vmm.Exit, error) {
 		// crosses a page, comes back with its next part instead; a step may come to its end.
 		x.Reason = vmm.ExitAccess
 		e.run.control.Store(immediateExit)
-		switch errno := enter(e.vcpu, true); errno {
+		switch errno := enter(e.vcpu); errno {
 		case 0:
 		case unix.EINTR:
 			e.advance()
@@ -101,7 +101,7 @@ func (e *Engine) refresh() error {
 	valid := e.run.validRegs
 	e.run.validRegs = syncAll
 	e.run.control.Store(immediateExit)
-	errno := enter(e.vcpu, true)
+	errno := enter(e.vcpu)
 	e.run.validRegs = valid
 	if errno != unix.EINTR {
 		return fmt.Errorf("kvm: KVM_RUN with immediate_exit returned %d, want EINTR", errno)

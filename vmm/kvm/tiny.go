@@ -155,7 +155,7 @@ func (t *tiny) enter(debug guestDebug, control uint32) (gokvm.ExitType, error) {
 		if t.kicked.CompareAndSwap(true, false) {
 			return 0, errStuck
 		}
-		switch errno := enter(t.vcpu, false); errno {
+		switch errno := enter(t.vcpu); errno {
 		case 0:
 			return gokvm.ExitType(t.run.exitReason), nil
 		case unix.EINTR:
