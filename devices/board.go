@@ -1,6 +1,8 @@
 package devices
 
 import (
+	"slices"
+
 	"fmt"
 
 	"github.com/cespare/xxhash/v2"
@@ -283,6 +285,11 @@ func (b *Board) Outputs(dst []vmm.Output) []vmm.Output {
 	clear(b.outputs)
 	b.outputs = b.outputs[:0]
 	return dst
+}
+
+// RequestsWait reports whether a disk request is among what Outputs would return.
+func (b *Board) RequestsWait() bool {
+	return slices.ContainsFunc(b.outputs, func(o vmm.Output) bool { return o.Kind == vmm.OutputDisk })
 }
 
 // EntropyWanted is how many bytes the next record should bring.

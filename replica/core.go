@@ -566,8 +566,8 @@ func (c *Core) Executed() {
 		c.role = Ending
 		c.checkEnding()
 	}
-	// The primary hears of it with the next acknowledgement; at once if it may wait for it.
-	if c.role == Backup && (c.cfg.Verified || len(c.records) == 0 || c.opened%16 == 0) {
+	// The primary hears of it with the next acknowledgement, or sooner if it may wait for it.
+	if c.role == Backup && (c.cfg.Verified || uint64(c.opened)%max(1, c.cfg.MaxLag/4) == 0) {
 		c.ack()
 	}
 	c.checkOver()

@@ -85,12 +85,22 @@ func TestP4(t *testing.T) {
 	play(t, NewBackup(config), followed+`
 		record 1 : send ack 2 1 -> replay 1
 		record 2 : send ack 3 1 -> replay 1
-		record 3 : send ack 4 1 -> replay 1
-		# It has more to do: the next acknowledgement will say so.
-		executed : -> replay 2
-		tick     : send ack 4 2 -> replay 2
-		executed : -> replay 3
-		executed : send ack 4 4 -> wait
+	`)
+	lazy := config
+	lazy.MaxLag = 16
+	play(t, NewBackup(lazy), `
+		connected 1 : send ack 0 0 -> wait
+		record 0    : send ack 1 0 -> replay 0
+		record 1    : send ack 2 0 -> replay 0
+		record 2    : send ack 3 0 -> replay 0
+		record 3    : send ack 4 0 -> replay 0
+		# What it has verified, the next acknowledgement will say; at every fourth of the
+		# lag that the primary allows, at once.
+		executed    : -> replay 1
+		executed    : -> replay 2
+		tick        : send ack 4 2 -> replay 2
+		executed    : -> replay 3
+		executed    : send ack 4 4 -> wait
 	`)
 }
 

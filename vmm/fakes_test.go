@@ -229,6 +229,7 @@ func (b *board) Outputs(dst []vmm.Output) []vmm.Output {
 	return dst
 }
 
+func (b *board) RequestsWait() bool { return false }
 func (b *board) EntropyWanted() int { return 7 }
 func (b *board) ConsoleRoom() int   { return 16 - len(b.typed) }
 

@@ -220,6 +220,9 @@ func (m *Machine) Deadline() (Time, bool) { return m.platform.Deadline() }
 // Outputs appends to dst what the guest sent through the door since the last call.
 func (m *Machine) Outputs(dst []Output) []Output { return m.platform.Outputs(dst) }
 
+// RequestsWait reports whether a disk request is among what Outputs would return.
+func (m *Machine) RequestsWait() bool { return m.platform.RequestsWait() }
+
 // EntropyWanted is how many bytes of entropy the next record should bring.
 func (m *Machine) EntropyWanted() int { return m.platform.EntropyWanted() }
 

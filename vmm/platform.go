@@ -24,6 +24,8 @@ type Platform interface {
 	// Outputs appends to dst what the machine produced since the last call. What was not
 	// collected is not part of State.
 	Outputs(dst []Output) []Output
+	// RequestsWait reports whether a disk request is among what Outputs would return.
+	RequestsWait() bool
 	// EntropyWanted is how many bytes the entropy pool wants in the next record; 0 while it
 	// is above its low-water mark.
 	EntropyWanted() int

@@ -27,6 +27,7 @@ type Machine interface {
 	Clock() vmm.Clock
 	Deadline() (vmm.Time, bool)
 	Outputs(dst []vmm.Output) []vmm.Output
+	RequestsWait() bool
 	EntropyWanted() int
 	ConsoleRoom() int
 	Exits() uint64
@@ -91,9 +92,10 @@ type Node struct {
 
 	// Of the goroutine that runs the machine.
 	outs   []vmm.Output
-	opened time.Time    // when the present epoch was opened
-	begun  vmm.Position // where
-	due    time.Time    // when it should end
+	opened time.Time     // when the present epoch was opened
+	begun  vmm.Position  // where
+	pace   time.Duration // what the guest took for a position in the last epoch that had any
+	due    time.Time     // when it should end
 }
 
 type request struct {
@@ -363,13 +365,16 @@ func (n *Node) loop() error {
 // runEpoch goes on with the present epoch as the primary, to its end.
 func (n *Node) runEpoch() error {
 	reason, err := n.run(func() bool {
-		n.drain()
+		n.drainRequests()
 		// Age ends no epoch in which the guest did not move: if a boundary takes longer
 		// than EpochTime, it never would.
 		return n.wanted.Load() || n.stopped.Load() || n.opt.Machine.Position() > n.begun && time.Now().After(n.due)
 	})
 	if err != nil {
 		return err
+	}
+	if moved := n.opt.Machine.Position() - n.begun; moved > 0 {
+		n.pace = time.Since(n.opened) / time.Duration(moved)
 	}
 	// A halted guest needs nothing but an input or its timer. If it worked before, the
 	// backup should get to know at once where that ended.
@@ -426,7 +431,7 @@ func (n *Node) runFailover() error {
 	n.stats.takeover.firstInstruction = time.Now()
 	n.mu.Unlock()
 	for {
-		reason, err := n.run(func() bool { n.drain(); return n.stopped.Load() })
+		reason, err := n.run(func() bool { n.drainRequests(); return n.stopped.Load() })
 		if err != nil {
 			return err
 		}
@@ -458,7 +463,7 @@ func (n *Node) boundary() error {
 		if !failover {
 			n.environment(c, entropy)
 		}
-		r = c.Boundary(b, vmm.Time(now.UnixNano()), n.nextLength(b))
+		r = c.Boundary(b, vmm.Time(now.UnixNano()), n.nextLength())
 		n.stats.closed(b)
 		if failover {
 			n.stats.takeover.primary = time.Now()
@@ -470,12 +475,15 @@ func (n *Node) boundary() error {
 // minLength is the shortest length that an epoch is given, in positions.
 const minLength = 8
 
-// nextLength is the longest that the epoch after one that ended at b may become. An epoch that is
-// not ended by its length is ended by its age, so twice its length takes about twice
-// EpochTime: that bounds in time what a backup runs as its failover epoch, without inputs. A guest
-// that begins to make more exits doubles the length with each epoch.
-func (n *Node) nextLength(b epoch.Boundary) uint64 {
-	return min(max(2*uint64(b.Position-n.begun), minLength), n.opt.EpochLength)
+// nextLength is the longest that the next epoch may become: as many positions as the guest, at its
+// present pace, makes in EpochTime. That bounds in time what a backup runs as its
+// failover epoch, without inputs.
+func (n *Node) nextLength() uint64 {
+	length := n.opt.EpochLength
+	if n.pace > 0 {
+		length = min(length, max(minLength, uint64(n.opt.EpochTime/n.pace)))
+	}
+	return length
 }
 
 // environment gives the core what a boundary brings besides completions.
@@ -509,7 +517,7 @@ func (n *Node) open(r epoch.Record) error {
 // replay repeats the primary's epoch that r ends, and applies r.
 func (n *Node) replay(r epoch.Record) error {
 	for {
-		err := n.x.Replay(r, func() bool { n.drain(); return n.stopped.Load() })
+		err := n.x.Replay(r, func() bool { n.drainRequests(); return n.stopped.Load() })
 		n.drain()
 		if err == nil {
 			break
@@ -565,6 +573,14 @@ func (n *Node) resolve(inputs []vmm.Input) ([]vmm.Input, error) {
 	return out, nil
 }
 
+// drainRequests hands the machine's outputs to the core if there is a disk request among
+// them. Console bytes alone wait for the end of the epoch, so that they travel together.
+func (n *Node) drainRequests() {
+	if n.opt.Machine.RequestsWait() {
+		n.drain()
+	}
+}
+
 // drain hands the machine's outputs to the core.
 func (n *Node) drain() {
 	n.outs = n.opt.Machine.Outputs(n.outs[:0])
@@ -609,6 +625,9 @@ func (n *Node) install(l *link) {
 		conn = n.conn
 		n.outbox = box
 		c.Connected(conn)
+		if c.Role() == replica.Stopped { // Run may have returned, and closes nothing any more
+			box.close()
+		}
 	})
 	go n.read(l, box, conn)
 }
@@ -674,8 +693,8 @@ func (n *Node) welcome(c net.Conn) {
 		n.opt.Log.Warn("turned away a peer", "peer", c.RemoteAddr(), "reason", err)
 		return
 	}
-	n.opt.Log.Info("the backup is here", "peer", c.RemoteAddr())
 	n.install(l)
+	n.opt.Log.Info("the backup is here", "peer", c.RemoteAddr())
 }
 
 // admit decides on a backup: a new one only before the machine runs, later only the same.
@@ -685,6 +704,8 @@ func (n *Node) admit(session []byte) ([]byte, error) {
 	switch {
 	case len(session) > 0 && !bytes.Equal(session, n.session):
 		return n.session, errOtherMachine
+	case len(session) == 0 && n.core.Role() == replica.Stopped:
+		return nil, errors.New("the primary has stopped")
 	case n.core.Alone():
 		return nil, errors.New("the primary went on alone; a backup can join only a machine that starts")
 	case len(session) == 0 && n.taken:

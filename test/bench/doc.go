@@ -1,0 +1,20 @@
+// Command bench measures what replication costs, and how long a takeover takes:
+//
+//	go run ./test/bench [-quick] [-json] [-rounds N] [-kills N]
+//
+// It runs the real ftvm with the embedded guest, plain and replicated in turns (both replicas
+// on this machine, over loopback), because the speed of a shared host changes from minute to
+// minute and only neighbours can be compared. It reports and never judges: no time makes it
+// fail, only a replica that does not do its work.
+//
+// What is measured, and what is not:
+//
+//   - Progress is the wall time between the first and the last transaction that the guest printed;
+//     starting and ending do not count.
+//   - Plain is `ftvm run` with its defaults, whatever the epoch length of the other.
+//   - Two replicas on one machine share its CPUs and its disk; on two hosts they do not. What the
+//     disk's part in that is, is measured alone, and with images in memory.
+//   - With each figure stands how much of the CPUs other programs took at the time.
+//
+// Read main.go first, then compare.go.
+package main

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"ftvm/test/harness"
+)
+
+// plan is how much is measured.
+type plan struct {
+	rounds int // runs of each kind
+	kills  int
+	idleS  int // seconds in which an idle guest is watched
+	// shorten divides the number of transactions of each run.
+	shorten int
+}
+
+var (
+	full  = plan{rounds: 5, kills: 40, idleS: 5, shorten: 1}
+	quick = plan{rounds: 2, kills: 8, idleS: 2, shorten: 2}
+)
+
+// result is all that was found out.
+type result struct {
+	Machine  machine      `json:"machine"`
+	Progress []comparison `json:"progress"`
+	Log      []logRate    `json:"log"`
+	Takeover takeovers    `json:"takeover"`
+}
+
+func main() {
+	asJSON := flag.Bool("json", false, "print the result as JSON, with every single measurement")
+	short := flag.Bool("quick", false, "measure less, in under a minute")
+	rounds := flag.Int("rounds", 0, "runs of each kind (default 5, quick 2)")
+	kills := flag.Int("kills", 0, "takeovers (default 40, quick 8)")
+	flag.Parse()
+	p := full
+	if *short {
+		p = quick
+	}
+	if *rounds > 0 {
+		p.rounds = *rounds
+	}
+	if *kills > 0 {
+		p.kills = *kills
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	err := bench(ctx, p, *asJSON, os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func bench(ctx context.Context, p plan, asJSON bool, out io.Writer) (err error) {
+	lab, err := harness.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lab.Close()) }()
+	tables := out
+	if asJSON {
+		tables = io.Discard
+	}
+	r, err := run(ctx, lab, p, tables)
+	if err != nil || !asJSON {
+		return err
+	}
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}
+
+// run measures everything, and prints each part for people when it is there.
+func run(ctx context.Context, lab *harness.Lab, p plan, out io.Writer) (r result, err error) {
+	if r.Machine, err = describeMachine(ctx, lab); err != nil {
+		return r, err
+	}
+	r.Machine.print(out)
+	if r.Progress, err = compareAll(ctx, lab, p); err != nil {
+		return r, err
+	}
+	printProgress(out, r.Progress)
+	if r.Log, err = logRates(ctx, lab, p, r.Progress); err != nil {
+		return r, err
+	}
+	printLog(out, r.Log)
+	if r.Takeover, err = measureTakeovers(ctx, lab, p); err != nil {
+		return r, err
+	}
+	r.Takeover.print(out)
+	return r, nil
+}
+
+// progress tells people who wait what is going on.
+func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
