@@ -40,12 +40,14 @@ const (
 	Failover
 	// Ending: the guest came to its end; the last outputs are leaving.
 	Ending
+	// Leaving: this replica stops by its own will; what it has let out is still on its way.
+	Leaving
 	// Stopped: nothing more will happen.
 	Stopped
 )
 
 func (r Role) String() string {
-	return [...]string{"waiting", "primary", "backup", "failover", "ending", "stopped"}[r]
+	return [...]string{"waiting", "primary", "backup", "failover", "ending", "leaving", "stopped"}[r]
 }
 
 // Action is something that the core wants done. Actions are done in order.
@@ -296,7 +298,7 @@ func (c *Core) Refused(err error) {
 // Tick is called at the interval of heartbeats.
 func (c *Core) Tick() {
 	switch {
-	case c.role == Stopped || c.alone || !c.met:
+	case c.role == Stopped || c.role == Leaving || c.alone || !c.met:
 		return
 	case c.role == Backup:
 		c.dial()
@@ -317,7 +319,7 @@ func (c *Core) Tick() {
 
 // claim asks to go on without the peer.
 func (c *Core) claim(why string) {
-	if c.claiming || c.alone || c.role == Stopped || c.over {
+	if c.claiming || c.alone || c.role == Stopped || c.role == Leaving || c.over {
 		return
 	}
 	c.claiming, c.why = true, why
@@ -328,7 +330,7 @@ func (c *Core) claim(why string) {
 // Claimed answers ActClaim.
 func (c *Core) Claimed(won bool) {
 	switch {
-	case !c.claiming || c.role == Stopped || c.over:
+	case !c.claiming || c.role == Stopped || c.role == Leaving || c.over:
 		return
 	case !won:
 		c.stop(fmt.Errorf("%w: it was first at the arbiter", ErrDropped))
@@ -360,7 +362,7 @@ func (c *Core) Claimed(won bool) {
 
 // Receive takes a message that came on connection conn.
 func (c *Core) Receive(conn uint64, m Message) {
-	if conn != c.conn || c.role == Stopped || c.alone {
+	if conn != c.conn || c.role == Stopped || c.role == Leaving || c.alone {
 		return // a late word on an old connection, or of a replica that does not count
 	}
 	c.silent = 0
@@ -518,7 +520,7 @@ func (c *Core) Produced(outs []vmm.Output) {
 func (c *Core) release() {
 	var outs []vmm.Output
 	switch {
-	case c.role == Stopped:
+	case c.role == Stopped || c.role == Leaving:
 	case c.alone || broken(RuleOutput) && c.role != Backup:
 		outs = c.gate.Commit(math.MaxUint64, nil)
 	case c.role == Backup:
@@ -543,6 +545,7 @@ func (c *Core) release() {
 func (c *Core) ConsoleWritten(n uint64) {
 	c.gate.ConsoleLeft(n)
 	c.checkEnding()
+	c.checkLeaving(false)
 }
 
 // checkEnding stops a replica whose guest has ended, once all outputs have left and the
@@ -636,10 +639,22 @@ func (c *Core) fail(err error) {
 }
 
 // Leave stops this replica because its operator or host wants so; the machine goes on at
-// the other one, if there is one.
+// the other one, if there is one. First what was let out leaves, so that the other one need not
+// repeat it; called again, Leave does not wait for that any longer.
 func (c *Core) Leave(reason string) {
-	c.goodbye(CauseLeaving, reason)
-	c.stop(nil)
+	if c.role == Stopped {
+		return
+	}
+	again := c.role == Leaving
+	c.role, c.why = Leaving, reason
+	c.checkLeaving(again)
+}
+
+func (c *Core) checkLeaving(now bool) {
+	if c.role == Leaving && (now || c.gate.Left() >= c.consoleReleased) {
+		c.goodbye(CauseLeaving, c.why)
+		c.stop(nil)
+	}
 }
 
 // Quit ends the virtual machine, on a primary; a backup only leaves.

@@ -86,6 +86,7 @@ type Node struct {
 	role     replica.Role // the last one before Ending or Stopped
 	tookOver bool
 
+	over    chan struct{} // closed when the core has stopped
 	wake    chan struct{} // something changed; capacity 1
 	wanted  atomic.Bool   // the primary should end the epoch
 	stopped atomic.Bool
@@ -107,7 +108,7 @@ type result struct{ data []byte }
 
 func newNode(opt Options, core *replica.Core) *Node {
 	n := &Node{opt: opt, core: core, x: epoch.NewExecutor(opt.Machine, opt.MemoryEvery),
-		local: map[request]*result{}, stale: map[request]int{}, wake: make(chan struct{}, 1), stats: stats{started: time.Now()}}
+		local: map[request]*result{}, stale: map[request]int{}, wake: make(chan struct{}, 1), over: make(chan struct{}), stats: stats{started: time.Now()}}
 	n.untyped = sync.NewCond(&n.mu)
 	return n
 }
@@ -202,6 +203,7 @@ func (n *Node) step(f func(c *replica.Core)) {
 		if !n.stopped.Swap(true) {
 			n.opt.Machine.Kick()
 			n.untyped.Broadcast()
+			close(n.over)
 		}
 	case n.core.InputsWait() || n.opt.Core.Verified && n.core.OutputsWait():
 		if !n.wanted.Swap(true) && n.opt.Machine.Clock().Exact {
@@ -607,11 +609,21 @@ func (n *Node) tick(ctx context.Context) {
 		case <-t.C:
 			n.step((*replica.Core).Tick)
 		case <-ctx.Done():
-			n.step(func(c *replica.Core) { c.Leave("its operator stopped it") })
+			leave := func(c *replica.Core) { c.Leave("its operator stopped it") }
+			n.step(leave)
+			select {
+			case <-time.After(consoleTime):
+				n.step(leave)
+			case <-n.over:
+			}
 			return
 		}
 	}
 }
+
+// consoleTime bounds how long a replica that leaves waits for its console to take what was
+// let out.
+const consoleTime = 100 * time.Millisecond
 
 // install makes l the present connection.
 func (n *Node) install(l *link) {

@@ -118,7 +118,7 @@ func TestLyingPrimary(t *testing.T) {
 			return []any{&proto.Message{Body: &proto.Message_Ack{Ack: &proto.Ack{}}}}
 		}), "an acknowledgement for a backup"},
 		{"a hello", insteadOfRecord(func(m *proto.Message) []any { return []any{hello(ours, 1)} }), "no place after the handshake"},
-		{"nothing at all", insteadOfRecord(func(m *proto.Message) []any { return []any{&proto.Message{}} }), "no place after the handshake"},
+		{"nothing at all", insteadOfRecord(func(m *proto.Message) []any { return []any{&proto.Message{}} }), "an empty message"},
 		{"a goodbye without a cause", insteadOfRecord(func(m *proto.Message) []any {
 			return []any{&proto.Message{Body: &proto.Message_Goodbye{Goodbye: &proto.Goodbye{}}}}
 		}), "unknown cause 0"},
@@ -170,7 +170,7 @@ func TestLyingBackup(t *testing.T) {
 		{"the machine is over", instead(&proto.Message{Body: &proto.Message_Goodbye{Goodbye: &proto.Goodbye{Cause: proto.Goodbye_ENDED}}}),
 			"a backup cannot end the virtual machine"},
 		{"a hello", instead(hello(ours, 1)), "no place after the handshake"},
-		{"nothing at all", instead(&proto.Message{}), "no place after the handshake"},
+		{"nothing at all", instead(&proto.Message{}), "an empty message"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"slices"
 	"text/tabwriter"
 
 	"ftvm/test/harness"
@@ -95,7 +97,7 @@ func compare(ctx context.Context, r runner, l load, p plan) ([]comparison, error
 	for round := range p.rounds {
 		progress("%s, round %d of %d", l.name, round+1, p.rounds)
 		for i := range all {
-			if err := all[i].round(ctx, r, args); err != nil {
+			if err := all[i].round(ctx, r, args, p.tries); err != nil {
 				return nil, err
 			}
 		}
@@ -111,8 +113,11 @@ func compare(ctx context.Context, r runner, l load, p plan) ([]comparison, error
 	return all, nil
 }
 
-// round runs each kind once.
-func (c *comparison) round(ctx context.Context, r runner, args []string) error {
+// disturbed is the share of the CPUs in the hands of others from which on a round is taken again.
+const disturbed = 0.05
+
+// round runs each kind once, one after the other. Of several tries the least disturbed counts.
+func (c *comparison) round(ctx context.Context, r runner, args []string, tries int) error {
 	kinds := []struct {
 		run  way
 		args []string
@@ -125,12 +130,22 @@ func (c *comparison) round(ctx context.Context, r runner, args []string) error {
 	if c.Epoch != defaultEpoch {
 		kinds = kinds[:2]
 	}
-	for _, k := range kinds {
-		s, err := r.sample(ctx, k.run, c.Txns, k.args...)
-		if err != nil {
-			return err
+	var best []sample
+	least := math.Inf(1)
+	for ; tries > 0 && least > disturbed; tries-- {
+		samples := make([]sample, len(kinds))
+		for i, k := range kinds {
+			var err error
+			if samples[i], err = r.sample(ctx, k.run, c.Txns, k.args...); err != nil {
+				return err
+			}
 		}
-		*k.to = append(*k.to, s)
+		if most := slices.Max(each(samples, func(s sample) float64 { return s.Others })); most < least {
+			best, least = samples, most
+		}
+	}
+	for i, k := range kinds {
+		*k.to = append(*k.to, best[i])
 	}
 	return nil
 }

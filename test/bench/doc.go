@@ -12,9 +12,11 @@
 //   - Progress is the wall time between the first and the last transaction that the guest printed;
 //     starting and ending do not count.
 //   - Plain is `ftvm run` with its defaults, whatever the epoch length of the other.
-//   - Two replicas on one machine share its CPUs and its disk; on two hosts they do not. What the
-//     disk's part in that is, is measured alone, and with images in memory.
-//   - With each figure stands how much of the CPUs other programs took at the time.
+//   - Two replicas on one machine share its CPUs and its disk; on two hosts they do not. Two plain
+//     guests at once show what that costs without replication; the disk is also measured alone,
+//     and left out by images in memory.
+//   - With each figure stands how much of the CPUs other programs took at the time. A round that they
+//     disturbed is taken again, once.
 //
 // Read main.go first, then compare.go.
 package main

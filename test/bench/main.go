@@ -20,13 +20,15 @@ type plan struct {
 	rounds int // runs of each kind
 	kills  int
 	idleS  int // seconds in which an idle guest is watched
+	// tries is how often a round may be taken, to have one that other programs did not disturb.
+	tries int
 	// shorten divides the number of transactions of each run.
 	shorten int
 }
 
 var (
-	full  = plan{rounds: 5, kills: 40, idleS: 5, shorten: 1}
-	quick = plan{rounds: 2, kills: 8, idleS: 2, shorten: 2}
+	full  = plan{rounds: 5, kills: 40, idleS: 5, tries: 2, shorten: 1}
+	quick = plan{rounds: 2, kills: 8, idleS: 2, tries: 1, shorten: 2}
 )
 
 // result is all that was found out.

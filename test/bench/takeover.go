@@ -87,12 +87,14 @@ func (t *takeovers) measure(ctx context.Context, lab *harness.Lab, after time.Du
 
 func (t *takeovers) print(out io.Writer) {
 	n := len(t.Detected)
-	slowest := ""
+	fmt.Fprintf(out, `
+Takeover: ms from SIGKILL of the primary, %d times, in a guest that is busy (%s).
+Other programs had %.0f%% of the CPUs meanwhile.
+`, n, takeoverOptions, 100*t.Others)
 	if n < 100 {
-		slowest = "; of so few, p99 is the slowest"
+		fmt.Fprintln(out, "Of so few takeovers, p99 is the slowest.")
 	}
-	fmt.Fprintf(out, "\nTakeover: ms from SIGKILL of the primary, %d times, in a guest that is busy (%s)%s. Other\nprograms had %.0f%% of the CPUs meanwhile.\n\n",
-		n, takeoverOptions, slowest, 100*t.Others)
+	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\tmedian\tp99\tfastest")
 	for _, row := range []struct {
