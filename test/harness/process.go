@@ -44,6 +44,7 @@ func (l *Lab) Start(name string, args ...string) (*Process, error) {
 	p := &Process{Name: name, Console: newStream(), Messages: newStream(), ended: make(chan struct{}),
 		stats: l.Path(fmt.Sprintf("stats-%d", started.Add(1)))}
 	p.cmd = exec.Command(l.bin, append(slices.Clone(args), "--stats", p.stats)...)
+	p.cmd.Dir = l.dir // what it writes beside its work, such as a report of a divergence
 	p.cmd.SysProcAttr = dieWithUs()
 	if err := p.start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", p, err)

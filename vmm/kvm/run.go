@@ -3,6 +3,7 @@ package kvm
 import (
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"strings"
 
 	gokvm "github.com/bobuhiro11/gokvm/kvm"
@@ -39,8 +40,11 @@ func (e *Engine) Run(until vmm.Position, window bool, bus vmm.Bus) (vmm.Exit, er
 				return x, err
 			}
 		case unix.EINTR:
-			// A kick, which the loop sees, or a signal that is none of the guest's business.
+			// A kick, which the loop sees, or a signal that is none of the guest's business, such
+			// as that by which Go's scheduler asks for this processor. There is no place in
+			// this loop where it could take it by force, so it is given.
 			e.mid = true
+			runtime.Gosched()
 		default:
 			return vmm.Exit{}, fmt.Errorf("kvm: KVM_RUN: %w", errno)
 		}

@@ -78,8 +78,9 @@ func call[T any](fd int, r *request, arg *T) (int, error) {
 
 // enter is KVM_RUN. It may take as long as the guest computes, and yet the Go scheduler is not
 // told of a system call: it would take the processor (its P) away from this thread after
-// 20 us, look again every 20 us to do so, and make each return wait for one. It can still
-// stop this goroutine, as one that computes: its signal makes KVM_RUN return EINTR.
+// 20 us, look again every 20 us to do so, and make each return wait for one. It still gets
+// the processor when it asks, as from a goroutine that computes: its signal makes KVM_RUN
+// return EINTR, and Run yields then.
 func enter(vcpu int) unix.Errno {
 	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(vcpu), kvmRun, 0)
 	return errno
