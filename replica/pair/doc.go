@@ -6,5 +6,5 @@
 // connections, heartbeats, disk and console callbacks) only call the core under Node.mu, and
 // carry out its actions, none of which blocks.
 //
-// Read node.go first.
+// Read node.go first; vcpu.go runs the machine, connect.go finds the peer.
 package pair
