@@ -49,11 +49,11 @@ demo: build ## primary, backup, SIGKILL, takeover: watch it
 
 .PHONY: sim
 sim: ## the protocol under injected faults; SEEDS=n
-	$(GO) test $(LONG) ./test/sim -run TestSeeds -seeds=$(SEEDS)
+	$(GO) test $(LONG) -v ./test/sim -run TestSeeds -seeds=$(SEEDS)
 
 .PHONY: mutations
 mutations: ## the simulator must find each protocol rule that is switched off
-	$(GO) test $(LONG) -tags simfault ./test/sim -run TestRulesAreNeeded
+	$(GO) test $(LONG) -v -tags simfault ./test/sim -run TestRulesAreNeeded
 
 .PHONY: failover
 failover: ## real processes and SIGKILL at random moments; KILLS=n
