@@ -298,7 +298,10 @@ func (c *Core) Refused(err error) {
 // Tick is called at the interval of heartbeats.
 func (c *Core) Tick() {
 	switch {
-	case c.role == Stopped || c.role == Leaving || c.alone || !c.met:
+	case c.role == Stopped || c.alone || !c.met:
+		return
+	case c.role == Leaving: // it still lives, and does not judge any more
+		c.send(Heartbeat{ConsoleLeft: c.gate.Left()})
 		return
 	case c.role == Backup:
 		c.dial()

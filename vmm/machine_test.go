@@ -500,7 +500,7 @@ func TestSaveRestore(t *testing.T) {
 				t.Fatal(err)
 			}
 			restored := newRig(clock, busy...)
-			restored.cpu.kicks[0] = true // what it was in the middle of does not matter
+			restored.cpu.kicks[1] = true // what it was in the middle of does not matter
 			if _, err := restored.Run(2, nil); err != nil {
 				t.Fatal(err)
 			}

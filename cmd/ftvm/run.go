@@ -59,79 +59,62 @@ func (r *replicaFlags) check() error {
 	return nil
 }
 
-func runCommand() *cobra.Command {
+// start makes the node of a replica whose machine is ready, and where its peer comes to.
+type start func(context.Context, *slog.Logger, pair.Options) (*pair.Node, net.Listener, error)
+
+// guestCommand makes a command that runs a guest.
+func guestCommand(use, short string, replicated bool, s start) (*cobra.Command, *replicaFlags) {
 	var g guestFlags
 	var r replicaFlags
-	c := &cobra.Command{
-		Use:   "run",
-		Short: "Run a virtual machine on this host alone",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return operate(c.Context(), &g, &r, func(_ context.Context, _ *slog.Logger, opt pair.Options) (*pair.Node, net.Listener, error) {
-				return pair.NewAlone(opt), nil, nil
-			})
-		},
-	}
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return operate(c.Context(), &g, &r, s) }}
 	g.register(c)
-	r.register(c, false)
+	r.register(c, replicated)
+	return c, &r
+}
+
+func runCommand() *cobra.Command {
+	c, _ := guestCommand("run", "Run a virtual machine on this host alone", false,
+		func(_ context.Context, _ *slog.Logger, opt pair.Options) (*pair.Node, net.Listener, error) {
+			return pair.NewAlone(opt), nil, nil
+		})
 	return c
 }
 
 func primaryCommand() *cobra.Command {
-	var g guestFlags
-	var r replicaFlags
 	var listen string
-	c := &cobra.Command{
-		Use:   "primary --listen ADDR --disk IMG",
-		Short: "Run a virtual machine that a backup on another host follows",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return operate(c.Context(), &g, &r, func(_ context.Context, log *slog.Logger, opt pair.Options) (*pair.Node, net.Listener, error) {
-				ln, err := net.Listen("tcp", listen)
-				if err != nil {
-					return nil, nil, fmt.Errorf("--listen: %w", err)
-				}
-				log.Warn("without an arbiter, a cut link between the two hosts can leave both running")
-				log.Info("waiting for the backup", "address", ln.Addr())
-				return pair.NewPrimary(opt), ln, nil
-			})
-		},
-	}
-	g.register(c)
-	r.register(c, true)
+	c, _ := guestCommand("primary --listen ADDR --disk IMG", "Run a virtual machine that a backup on another host follows", true,
+		func(_ context.Context, log *slog.Logger, opt pair.Options) (*pair.Node, net.Listener, error) {
+			ln, err := net.Listen("tcp", listen)
+			if err != nil {
+				return nil, nil, fmt.Errorf("--listen: %w", err)
+			}
+			log.Warn("without an arbiter, a cut link between the two hosts can leave both running")
+			log.Info("waiting for the backup", "address", ln.Addr())
+			return pair.NewPrimary(opt), ln, nil
+		})
 	c.Flags().StringVar(&listen, "listen", "127.0.0.1:7700", "address at which the backup is awaited")
 	return c
 }
 
 func backupCommand() *cobra.Command {
-	var g guestFlags
-	var r replicaFlags
 	var peer string
-	c := &cobra.Command{
-		Use:   "backup --peer ADDR --disk IMG",
-		Short: "Follow a primary, and take over when its host dies",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return operate(c.Context(), &g, &r, func(ctx context.Context, log *slog.Logger, opt pair.Options) (*pair.Node, net.Listener, error) {
-				n, err := pair.NewBackup(ctx, peer, opt)
-				if err != nil {
-					return nil, nil, err
-				}
-				log.Info("following the primary", "address", peer)
-				return n, nil, nil
-			})
-		},
-	}
-	g.register(c)
-	r.register(c, true)
+	c, r := guestCommand("backup --peer ADDR --disk IMG", "Follow a primary, and take over when its host dies", true,
+		func(ctx context.Context, log *slog.Logger, opt pair.Options) (*pair.Node, net.Listener, error) {
+			n, err := pair.NewBackup(ctx, peer, opt)
+			if err != nil {
+				return nil, nil, err
+			}
+			log.Info("following the primary", "address", peer)
+			return n, nil, nil
+		})
 	c.Flags().StringVar(&r.diverged, "divergence-report", "ftvm-divergence.txt", "where to write this replica's state if it is not equal to the primary's")
 	c.Flags().StringVar(&peer, "peer", "127.0.0.1:7700", "address of the primary")
 	return c
 }
 
 // operate runs one replica from start to end.
-func operate(ctx context.Context, g *guestFlags, r *replicaFlags,
-	start func(context.Context, *slog.Logger, pair.Options) (*pair.Node, net.Listener, error)) (err error) {
+func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err error) {
 	if err := r.check(); err != nil {
 		return err
 	}
@@ -165,7 +148,7 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags,
 	for _, d := range v.disks {
 		opt.Disks = append(opt.Disks, d)
 	}
-	n, ln, err := start(ctx, log, opt)
+	n, ln, err := s(ctx, log, opt)
 	if err != nil {
 		return err
 	}

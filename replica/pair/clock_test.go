@@ -296,6 +296,54 @@ func (s *side) quit(t *testing.T) Report {
 	return s.Report()
 }
 
+// TestLeaveWaitsForConsole: a primary that leaves tells its backup that all it has let out has left,
+// so that nothing is repeated; but it does not wait for long. Meanwhile it lives, and says so.
+func TestLeaveWaitsForConsole(t *testing.T) {
+	for _, row := range []struct {
+		takes time.Duration // of the console, for all it was given
+		left  uint64        // as the last word has it
+	}{
+		{0, 6}, {80 * time.Millisecond, 6}, {time.Hour, 0},
+	} {
+		bubble(t, func(t *testing.T) {
+			s := newSide("the primary", say("abcdef"), ask(1), off())
+			s.opt.Heartbeat = 10 * time.Millisecond
+			s.console.held = true
+			p := led(t, s)
+			heard := p.listen()
+			p.say(replica.Ack{})
+			synctest.Wait()
+			p.say(replica.Ack{Held: 1})
+			s.console.awaitText(t, "abcdef")
+			began := time.Now()
+			s.cancel()
+			go func() {
+				time.Sleep(min(row.takes, consoleTime))
+				if row.takes < consoleTime {
+					s.ConsoleSent(6, nil)
+				}
+				time.Sleep(consoleTime)
+				p.Close()
+			}()
+			s.ends(t)
+			synctest.Wait()
+			if g, ok := (*heard)[len(*heard)-1].(replica.Goodbye); !ok || g.Cause != replica.CauseLeaving || g.ConsoleLeft != row.left {
+				t.Errorf("console takes %v: the last word is %+v, want that %d bytes left", row.takes, (*heard)[len(*heard)-1], row.left)
+			}
+			beats := 0
+			for _, m := range *heard {
+				if _, ok := m.(replica.Heartbeat); ok {
+					beats++
+				}
+			}
+			waited := min(row.takes, consoleTime)
+			if want := int(waited / s.opt.Heartbeat); beats < want-1 || time.Since(began) < waited {
+				t.Errorf("console takes %v: it said that it lives %d times in %v, want %d", row.takes, beats, waited, want)
+			}
+		})
+	}
+}
+
 // TestPeerDoesNotRead: a replica that leaves waits for drainTime at most for its peer, which may
 // also go on sending for ever.
 func TestPeerDoesNotRead(t *testing.T) {
@@ -323,47 +371,23 @@ func TestPeerDoesNotRead(t *testing.T) {
 	}
 }
 
-// TestOutbox: everything that was put in comes out, in order, also if it is closed at once.
-func TestOutbox(t *testing.T) {
+// TestOldConnectionIsClosed: one that was replaced does not stay open, whatever its other end does.
+func TestOldConnectionIsClosed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		ours, theirs := net.Pipe()
-		defer ours.Close()
-		var sent atomic.Uint64
-		b := newOutbox(newLink(ours), &sent)
-		for i := range uint64(1000) {
-			b.put(replica.Heartbeat{ConsoleLeft: i})
-			if i%100 == 0 {
-				synctest.Wait()
-			}
+		s := newSide("the primary", ask(1), off())
+		p := led(t, s)
+		l, _, err := greet(s.ln.(*pipes).dial(), s.opt.Settings, s.session)
+		if err != nil {
+			t.Fatal(err)
 		}
-		b.close()
-		l := newLink(theirs)
-		for i := range uint64(1000) {
-			m, err := l.read()
-			if err != nil || m.GetHeartbeat().GetConsoleLeft() != i {
-				t.Fatalf("message %d is %v, %v", i, m, err)
-			}
+		newPeer(t, l, nil)
+		began := time.Now()
+		if m, err := p.read(); err == nil {
+			t.Errorf("heard %v on the old connection", m)
 		}
-		synctest.Wait()
-		if sent.Load() < 2000 {
-			t.Errorf("%d bytes were sent", sent.Load())
+		if took := time.Since(began); took > drainTime {
+			t.Errorf("it was closed after %v", took)
 		}
-	})
-}
-
-// TestOutboxOfLostConnection: what is put in afterwards does no harm.
-func TestOutboxOfLostConnection(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		ours, theirs := net.Pipe()
-		theirs.Close()
-		var sent atomic.Uint64
-		b := newOutbox(newLink(ours), &sent)
-		for range 10 {
-			b.put(replica.Heartbeat{})
-			synctest.Wait()
-		}
-		b.close()
-		b.close()
 	})
 }
 

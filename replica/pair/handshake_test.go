@@ -315,8 +315,10 @@ func TestAdmission(t *testing.T) {
 		p.hear()
 	})
 	t.Run("over", func(t *testing.T) {
-		s, _, session := start(t)
+		s, p, session := start(t)
 		s.Quit("enough")
+		p.hearUntil(isGoodbye)
+		p.Close()
 		s.ends(t)
 		if _, err := s.admit(nil); err == nil || err.Error() != "the primary has stopped" {
 			t.Errorf("a machine that is over lets a new backup in: %v", err)

@@ -324,18 +324,19 @@ func (n *Node) ConsoleSent(seq uint64, err error) {
 func (n *Node) tick(ctx context.Context) {
 	t := time.NewTicker(n.opt.Heartbeat)
 	defer t.Stop()
+	leave := func(c *replica.Core) { c.Leave("its operator stopped it") }
+	told := ctx.Done()
+	var late <-chan time.Time
 	for {
 		select {
 		case <-t.C:
 			n.step((*replica.Core).Tick)
-		case <-ctx.Done():
-			leave := func(c *replica.Core) { c.Leave("its operator stopped it") }
+		case <-told:
+			told, late = nil, time.After(consoleTime)
 			n.step(leave)
-			select {
-			case <-time.After(consoleTime):
-				n.step(leave)
-			case <-n.over:
-			}
+		case <-late:
+			n.step(leave)
+		case <-n.over:
 			return
 		}
 	}

@@ -59,7 +59,7 @@ type comparison struct {
 // memoryDir is where files lie in memory.
 const memoryDir = "/dev/shm"
 
-func compareAll(ctx context.Context, lab *harness.Lab, p plan) (all []comparison, err error) {
+func compareAll(ctx context.Context, lab *harness.Lab, p *plan) (all []comparison, err error) {
 	for _, l := range loads {
 		r := runner{lab, lab.Path(".")}
 		if l.memory {
@@ -84,7 +84,7 @@ func compareAll(ctx context.Context, lab *harness.Lab, p plan) (all []comparison
 }
 
 // compare runs one load, plain and replicated in turns, at all its epoch lengths in turns.
-func compare(ctx context.Context, r runner, l load, p plan) ([]comparison, error) {
+func compare(ctx context.Context, r runner, l load, p *plan) ([]comparison, error) {
 	txns := l.txns / p.shorten
 	args := []string{"--cmdline", fmt.Sprintf("%s txns=%d", l.options, txns)}
 	all := make([]comparison, len(l.epochs))
@@ -97,7 +97,7 @@ func compare(ctx context.Context, r runner, l load, p plan) ([]comparison, error
 	for round := range p.rounds {
 		progress("%s, round %d of %d", l.name, round+1, p.rounds)
 		for i := range all {
-			if err := all[i].round(ctx, r, args, p.tries); err != nil {
+			if err := all[i].round(ctx, r, args, &p.spare); err != nil {
 				return nil, err
 			}
 		}
@@ -116,8 +116,9 @@ func compare(ctx context.Context, r runner, l load, p plan) ([]comparison, error
 // disturbed is the share of the CPUs in the hands of others from which on a round is taken again.
 const disturbed = 0.05
 
-// round runs each kind once, one after the other. Of several tries the least disturbed counts.
-func (c *comparison) round(ctx context.Context, r runner, args []string, tries int) error {
+// round runs each kind once, one after the other; while there are spare rounds, again if it was
+// disturbed. The least disturbed counts.
+func (c *comparison) round(ctx context.Context, r runner, args []string, spare *int) error {
 	kinds := []struct {
 		run  way
 		args []string
@@ -132,7 +133,7 @@ func (c *comparison) round(ctx context.Context, r runner, args []string, tries i
 	}
 	var best []sample
 	least := math.Inf(1)
-	for ; tries > 0 && least > disturbed; tries-- {
+	for {
 		samples := make([]sample, len(kinds))
 		for i, k := range kinds {
 			var err error
@@ -143,6 +144,10 @@ func (c *comparison) round(ctx context.Context, r runner, args []string, tries i
 		if most := slices.Max(each(samples, func(s sample) float64 { return s.Others })); most < least {
 			best, least = samples, most
 		}
+		if least <= disturbed || *spare == 0 {
+			break
+		}
+		*spare--
 	}
 	for i, k := range kinds {
 		*k.to = append(*k.to, best[i])

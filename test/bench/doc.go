@@ -16,7 +16,7 @@
 //     guests at once show what that costs without replication; the disk is also measured alone,
 //     and left out by images in memory.
 //   - With each figure stands how much of the CPUs other programs took at the time. A round that they
-//     disturbed is taken again, once.
+//     disturbed is taken again, within limits.
 //
 // Read main.go first, then compare.go.
 package main

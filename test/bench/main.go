@@ -20,15 +20,15 @@ type plan struct {
 	rounds int // runs of each kind
 	kills  int
 	idleS  int // seconds in which an idle guest is watched
-	// tries is how often a round may be taken, to have one that other programs did not disturb.
-	tries int
+	// spare is how many rounds may be taken again, all in all, because other programs disturbed them.
+	spare int
 	// shorten divides the number of transactions of each run.
 	shorten int
 }
 
 var (
-	full  = plan{rounds: 5, kills: 40, idleS: 5, tries: 2, shorten: 1}
-	quick = plan{rounds: 2, kills: 8, idleS: 2, tries: 1, shorten: 2}
+	full  = plan{rounds: 5, kills: 40, idleS: 5, spare: 25, shorten: 1}
+	quick = plan{rounds: 2, kills: 8, idleS: 2, spare: 4, shorten: 2}
 )
 
 // result is all that was found out.
@@ -90,7 +90,7 @@ func run(ctx context.Context, lab *harness.Lab, p plan, out io.Writer) (r result
 		return r, err
 	}
 	r.Machine.print(out)
-	if r.Progress, err = compareAll(ctx, lab, p); err != nil {
+	if r.Progress, err = compareAll(ctx, lab, &p); err != nil {
 		return r, err
 	}
 	printProgress(out, r.Progress)
