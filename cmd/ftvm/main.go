@@ -28,6 +28,8 @@ func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
+	// A second signal ends the process at once: the first may wait for a console that nobody reads.
+	context.AfterFunc(ctx, stop)
 	err := command().ExecuteContext(ctx)
 	var exit exitError
 	switch {

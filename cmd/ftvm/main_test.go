@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"ftvm/devices"
+	"ftvm/epoch"
 	"ftvm/replica/pair"
 	"ftvm/vmm"
 )
@@ -324,6 +325,31 @@ func TestDescribe(t *testing.T) {
 	// The first test vector of FIPS 180-2, B.1.
 	if got, want := describe([]byte("abc")), "sha256 ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"; got != want {
 		t.Errorf("abc is %q, want %q", got, want)
+	}
+}
+
+// TestDivergenceReport: it names what differs, and every field of the state.
+func TestDivergenceReport(t *testing.T) {
+	a := vmm.NewNamingSaver()
+	a.Section("cpu")
+	rax := uint64(0x1234)
+	a.U64("rax", &rax)
+	d := &epoch.Divergence{Epoch: 3, Position: 7, Field: "digest", Primary: 1, Backup: 2, State: a}
+	path := filepath.Join(t.TempDir(), "report")
+	if err := writeDivergence(path, d); err == nil || !strings.HasSuffix(err.Error(), path) {
+		t.Errorf("got %v, want an error that names %s", err, path)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{d.Error() + "\n", "position 7", "cpu.rax = 3412000000000000\n"} {
+		if !strings.Contains(string(data), want) {
+			t.Errorf("%q is not in %s", want, data)
+		}
+	}
+	if err := writeDivergence(t.TempDir(), d); err == nil || !strings.HasPrefix(err.Error(), "--divergence-report: ") {
+		t.Errorf("to a directory: %v", err)
 	}
 }
 

@@ -446,6 +446,18 @@ func TestIdle(t *testing.T) {
 	})
 }
 
+// TestOldEpochs: epochs that are too old as soon as they begin do not keep the guest from moving.
+func TestOldEpochs(t *testing.T) {
+	s := newSide("alone", work...)
+	s.opt.EpochTime = 1
+	s.startAlone(t)
+	s.Type([]byte("hello, world"))
+	s.ends(t)
+	if got := s.console.text(); got != workShows {
+		t.Errorf("showed %q, want %q", got, workShows)
+	}
+}
+
 // TestNap: a halted guest's alarm ends its epoch in time, and no earlier.
 func TestNap(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -277,6 +277,18 @@ func TestAdmission(t *testing.T) {
 		s.startPrimary(t)
 		refused(t, s, []byte("another"), errOtherMachine.Error())
 	})
+	t.Run("another session, and another machine", func(t *testing.T) {
+		// As when the primary was started anew: a refusal would make the backup stop.
+		s, _, _ := start(t)
+		c, err := net.Dial("tcp", s.address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, _, err := greet(c, list("guest memory", "128MiB"), []byte("another")); !errors.Is(err, errOtherMachine) {
+			t.Errorf("got %v, want %v", err, errOtherMachine)
+		}
+	})
 	t.Run("alone", func(t *testing.T) {
 		s, p, session := start(t)
 		p.say(replica.Ack{})

@@ -14,8 +14,8 @@ import (
 )
 
 // TestOutbox: everything that was put in comes out, in order, also if it is closed at once; then the
-// stream ends, while the other direction stays open. Messages are large and the reader is late, so that
-// the socket has no room for all of them, or for half a message.
+// stream ends, while the other direction stays open. The socket has no room for all of it, and the
+// reader begins only when all is put in.
 func TestOutbox(t *testing.T) {
 	ln := listen(t)
 	defer ln.Close()
@@ -35,21 +35,21 @@ func TestOutbox(t *testing.T) {
 	reason := string(bytes.Repeat([]byte("x"), 4000))
 	var sent atomic.Uint64
 	b := newOutbox(newLink(ours), &sent)
-	half := make(chan struct{})
+	put := make(chan struct{})
 	go func() {
+		defer close(put)
 		for i := range uint64(messages) {
-			if i == messages/2 {
-				<-half // what waits is written meanwhile
-			}
 			b.put(replica.Goodbye{Cause: replica.CauseQuit, Reason: reason, ConsoleLeft: i})
 		}
 		b.close()
 	}()
+	select {
+	case <-put:
+	case <-time.After(patience):
+		t.Fatal("the sender waits for the reader")
+	}
 	l := newLink(theirs)
 	for i := range uint64(messages) {
-		if i == messages/4 {
-			close(half)
-		}
 		m, err := l.read()
 		if err != nil || m.GetGoodbye().GetConsoleLeft() != i {
 			t.Fatalf("message %d: %v is %d", i, err, m.GetGoodbye().GetConsoleLeft())
