@@ -9,7 +9,6 @@ import (
 )
 
 // lineHandler writes log records as lines that people read: "ftvm: message (key value)".
-// The carriage return keeps lines straight on a terminal that the console put into raw mode.
 type lineHandler struct {
 	w     io.Writer
 	attrs []slog.Attr

@@ -157,8 +157,15 @@ func (n *Node) redial() {
 	case errors.As(err, &refused):
 		n.step(func(c *replica.Core) { c.Refused(err) })
 	default:
-		// Either proves that the process which this backup followed is no more.
-		gone := errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, errOtherMachine)
-		n.step(func(c *replica.Core) { c.Unreachable(gone) })
+		// Either proves that the process which this backup followed is no more; but a machine that
+		// had not begun may begin there with another backup.
+		other := errors.Is(err, errOtherMachine)
+		n.step(func(c *replica.Core) {
+			if other && c.Opened() == 0 && c.Records() == 0 {
+				c.Refused(err)
+				return
+			}
+			c.Unreachable(other || errors.Is(err, unix.ECONNREFUSED))
+		})
 	}
 }

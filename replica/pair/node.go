@@ -243,7 +243,7 @@ func (n *Node) perform(a replica.Action) {
 func (n *Node) claimed(c *replica.Core) {
 	backup := c.Role() == replica.Backup
 	c.Claimed(true)
-	if backup {
+	if backup && c.Alone() {
 		n.tookOver = true
 		n.stats.takeover.records = c.Records()
 		n.stats.takeover.consoleFrom = c.ConsoleLeft()

@@ -75,7 +75,7 @@ func unixNano(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-// Report tells what the node did so far.
+// Report tells what the node did. It may be called when Run has returned.
 func (n *Node) Report() Report {
 	n.mu.Lock()
 	defer n.mu.Unlock()

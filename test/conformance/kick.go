@@ -71,9 +71,11 @@ func kickStorm(t *testing.T, new maker) {
 	k := startKicker(g.cpu)
 	sent := uint64(0)
 	g.lockstep(forever, func() {
-		if k.kick(int(sent % 64)) {
-			sent++
+		// The kicker may not have had a processor since the last order.
+		for !k.kick(int(sent % 64)) {
+			runtime.Gosched()
 		}
+		sent++
 	})
 	k.stop()
 	if g.kicks == 0 || g.kicks > sent {
