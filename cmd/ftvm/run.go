@@ -35,7 +35,7 @@ type replicaFlags struct {
 func (r *replicaFlags) register(c *cobra.Command, replicated bool) {
 	f := c.Flags()
 	f.StringVar(&r.stats, "stats", "", "write what happened to this file as JSON at the end")
-	f.DurationVar(&r.epochTime, "epoch-time", 5*time.Millisecond, "end an epoch at the first exit after this time")
+	f.DurationVar(&r.epochTime, "epoch-time", 10*time.Millisecond, "end an epoch at the first exit after this time")
 	r.heartbeat, r.suspect, r.commit, r.maxLag = 10*time.Millisecond, 5, "held", 64
 	if replicated {
 		f.DurationVar(&r.heartbeat, "heartbeat", r.heartbeat, "interval of heartbeats")
@@ -137,7 +137,13 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 	if err != nil {
 		return err
 	}
-	defer console.Close()
+	defer func() {
+		if ctx.Err() != nil {
+			console.Restore() // whoever was told to leave does not wait for a reader
+			return
+		}
+		console.Close()
+	}()
 
 	opt := pair.Options{
 		Machine: v.machine, Console: console, Log: log,
