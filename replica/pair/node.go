@@ -83,6 +83,7 @@ type Node struct {
 	role     replica.Role // the last one before Ending or Stopped
 	tookOver bool
 
+	notices chan string   // for the log
 	over    chan struct{} // closed when the core has stopped
 	wake    chan struct{} // something changed; capacity 1
 	wanted  atomic.Bool   // the primary should end the epoch
@@ -105,7 +106,8 @@ type result struct{ data []byte }
 
 func newNode(opt Options, core *replica.Core) *Node {
 	n := &Node{opt: opt, core: core, x: epoch.NewExecutor(opt.Machine, opt.MemoryEvery),
-		local: map[request]*result{}, stale: map[request]int{}, wake: make(chan struct{}, 1), over: make(chan struct{}), stats: stats{started: time.Now()}}
+		local: map[request]*result{}, stale: map[request]int{}, wake: make(chan struct{}, 1),
+		notices: make(chan string, 64), over: make(chan struct{}), stats: stats{started: time.Now()}}
 	n.untyped = sync.NewCond(&n.mu)
 	return n
 }
@@ -147,6 +149,8 @@ func (n *Node) Run(ctx context.Context, ln net.Listener) error {
 		go n.accept(ln)
 	}
 	go n.tick(ctx)
+	told := make(chan struct{})
+	go n.tell(told)
 	err := n.loop()
 	n.mu.Lock()
 	box := n.outbox
@@ -154,7 +158,27 @@ func (n *Node) Run(ctx context.Context, ln net.Listener) error {
 	if box != nil {
 		box.drain()
 	}
+	select {
+	case <-told:
+	case <-time.After(drainTime):
+	}
 	return err
+}
+
+// tell logs notices until the core has stopped, and then the last ones.
+func (n *Node) tell(told chan<- struct{}) {
+	defer close(told)
+	for {
+		select {
+		case text := <-n.notices:
+			n.opt.Log.Info(text)
+		case <-n.over:
+			for len(n.notices) > 0 {
+				n.opt.Log.Info(<-n.notices)
+			}
+			return
+		}
+	}
 }
 
 // Quit ends the virtual machine (on a backup: only this replica). Any goroutine may call it.
@@ -235,7 +259,10 @@ func (n *Node) perform(a replica.Action) {
 		n.outbox.close()
 		n.vacate()
 	case replica.ActNotice:
-		n.opt.Log.Info(a.Text)
+		select {
+		case n.notices <- a.Text:
+		default: // nobody reads the log: that must not stop a replica
+		}
 	}
 }
 
