@@ -134,18 +134,13 @@ func (n *Node) boundary() error {
 	if err != nil {
 		return err
 	}
-	var entropy []byte
-	if want := n.opt.Machine.EntropyWanted(); want > 0 {
-		entropy = make([]byte, want)
-		rand.Read(entropy)
-	}
 	now := time.Now()
 	var r epoch.Record
 	n.wanted.Store(false)
 	n.step(func(c *replica.Core) {
 		failover := c.Role() == replica.Failover
 		if !failover {
-			n.environment(c, entropy)
+			n.environment(c)
 		}
 		r = c.Boundary(b, vmm.Time(now.UnixNano()), n.nextLength())
 		n.stats.closed(b)
@@ -171,8 +166,10 @@ func (n *Node) nextLength() uint64 {
 }
 
 // environment gives the core what a boundary brings besides completions.
-func (n *Node) environment(c *replica.Core, entropy []byte) {
-	if len(entropy) > 0 {
+func (n *Node) environment(c *replica.Core) {
+	if want := n.opt.Machine.EntropyWanted(); want > 0 {
+		entropy := make([]byte, want)
+		rand.Read(entropy)
 		c.Input(vmm.Input{Kind: vmm.InputEntropy, Data: entropy})
 	}
 	if room := min(len(n.typed), n.opt.Machine.ConsoleRoom()); room > 0 {
