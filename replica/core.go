@@ -179,9 +179,6 @@ func (c *Core) OutputsWait() bool {
 	return c.role == Primary && c.opened > 0 && c.gate.Holding(c.opened-1)
 }
 
-// Outstanding lists the disk requests without a completion in a record.
-func (c *Core) Outstanding() []vmm.Output { return c.gate.Outstanding() }
-
 // Result is why the core stopped: nil if the guest ended or an operator ended it.
 func (c *Core) Result() error { return c.result }
 

@@ -42,11 +42,11 @@ func TestP1(t *testing.T) {
 		writes 1 : release write 1 -> run
 		disk 0   : -> run
 	`)
-	if n := len(c.Outstanding()); n != 2 {
+	if n := len(c.gate.Outstanding()); n != 2 {
 		t.Errorf("%d requests are outstanding before the boundary, want 2", n)
 	}
 	play(t, c, `boundary : opens record 1 disk 0, send record 1 disk 0 -> run`)
-	if n := len(c.Outstanding()); n != 1 {
+	if n := len(c.gate.Outstanding()); n != 1 {
 		t.Errorf("%d requests are outstanding after the boundary, want 1", n)
 	}
 }
