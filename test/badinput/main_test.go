@@ -2,7 +2,6 @@ package badinput
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -14,18 +13,7 @@ import (
 // lab is where all tests run their processes; nil without /dev/kvm.
 var lab *harness.Lab
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	if _, err := os.Stat("/dev/kvm"); err == nil {
-		if lab, err = harness.Open(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer lab.Close()
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(harness.Main(&lab, m.Run)) }
 
 // limit bounds one row. It is far more than any needs, on any host.
 const limit = 30 * time.Second

@@ -3,7 +3,6 @@ package failover
 import (
 	"context"
 	"flag"
-	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -16,18 +15,7 @@ var lab *harness.Lab
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	if _, err := os.Stat("/dev/kvm"); err == nil {
-		if lab, err = harness.Open(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer lab.Close()
-	}
-	return m.Run()
+	os.Exit(harness.Main(&lab, m.Run))
 }
 
 // limit bounds one case. It is far more than any needs, on any host.

@@ -44,6 +44,19 @@ func Open() (*Lab, error) {
 	return l, nil
 }
 
+// Main runs a package's tests, with a lab in *lab where there is /dev/kvm, and returns their exit
+// code.
+func Main(lab **Lab, run func() int) int {
+	if _, err := os.Stat("/dev/kvm"); err == nil {
+		if *lab, err = Open(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer (*lab).Close()
+	}
+	return run()
+}
+
 // Close kills what still runs and removes the directory.
 func (l *Lab) Close() error {
 	l.KillAll()
