@@ -54,6 +54,8 @@ type comparison struct {
 	// plain, and plain twice by plain.
 	Ratio   spread  `json:"ratio"`
 	Sharing *spread `json:"sharing,omitempty"`
+	// ByTwo is replicated by plain twice.
+	ByTwo *spread `json:"ratio_by_two,omitempty"`
 }
 
 // memoryDir is where files lie in memory.
@@ -106,8 +108,8 @@ func compare(ctx context.Context, r runner, l load, p *plan) ([]comparison, erro
 		c := &all[i]
 		c.Ratio = ratios(c.Replicated, c.Plain)
 		if c.Twice != nil {
-			sharing := ratios(c.Twice, c.Plain)
-			c.Sharing = &sharing
+			sharing, byTwo := ratios(c.Twice, c.Plain), ratios(c.Replicated, c.Twice)
+			c.Sharing, c.ByTwo = &sharing, &byTwo
 		}
 	}
 	return all, nil
@@ -171,12 +173,13 @@ run in turns, %d times each; median (lowest to highest).
   *              the default epoch
   ratio          replicated by plain, of neighbouring runs
   plain twice    two plain guests at once by one, the same way: what is due to sharing this machine
+  by two         replicated by two plain guests at once: what is due to replication
   epochs/txn     epochs end before their length for an input, or by --epoch-time
   gate wait      of all outputs of a transaction, added up; most wait while the guest goes on
 
 `, len(all[0].Plain))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "load\tepoch\tplain ms\treplicated ms\tratio\ttarget\tplain twice\tepochs/txn\tpositions/epoch\tgate wait ms\tCPU of others")
+	fmt.Fprintln(w, "load\tepoch\tplain ms\treplicated ms\tratio\ttarget\tplain twice\tby two\tepochs/txn\tpositions/epoch\tgate wait ms\tCPU of others")
 	for i := range all {
 		all[i].print(w)
 	}
@@ -186,7 +189,7 @@ run in turns, %d times each; median (lowest to highest).
 func (c *comparison) print(w io.Writer) {
 	median := func(f func(sample) float64) float64 { return quantile(each(c.Replicated, f), 0.5) }
 	txn := func(s sample) float64 { return s.TxnMs }
-	mark, target, sharing := "", "", ""
+	mark, target, sharing, byTwo := "", "", "", ""
 	if c.Epoch == defaultEpoch {
 		mark = "*"
 	}
@@ -194,10 +197,10 @@ func (c *comparison) print(w io.Writer) {
 		target = fmt.Sprintf("%.2f", c.Target)
 	}
 	if c.Sharing != nil {
-		sharing = c.Sharing.String()
+		sharing, byTwo = c.Sharing.String(), c.ByTwo.String()
 	}
-	fmt.Fprintf(w, "%s\t%d%s\t%s\t%s\t%s\t%s\t%s\t%.1f\t%.1f\t%.2f\t%.0f%%\n", c.Load, c.Epoch, mark,
-		spreadOf(each(c.Plain, txn)), spreadOf(each(c.Replicated, txn)), c.Ratio, target, sharing,
+	fmt.Fprintf(w, "%s\t%d%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.1f\t%.1f\t%.2f\t%.0f%%\n", c.Load, c.Epoch, mark,
+		spreadOf(each(c.Plain, txn)), spreadOf(each(c.Replicated, txn)), c.Ratio, target, sharing, byTwo,
 		median(func(s sample) float64 { return s.EpochsPerTxn }),
 		median(func(s sample) float64 { return s.PositionsPerEpoch }),
 		median(func(s sample) float64 { return s.GateWaitMs }),

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -71,6 +72,9 @@ func bench(ctx context.Context, p plan, asJSON bool, out io.Writer) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, lab.Close()) }()
+	if runtime.NumCPU() > 1 {
+		lab.Pin(map[string]int{"plain": 0, "primary": 0, "other": 1, "backup": 1})
+	}
 	tables := out
 	if asJSON {
 		tables = io.Discard

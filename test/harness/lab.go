@@ -20,6 +20,7 @@ const BinaryEnv = "FTVM_BIN"
 // Lab is a directory with an ftvm binary, and the processes that run there.
 type Lab struct {
 	bin, dir string
+	cpus     map[string]int
 
 	mu    sync.Mutex
 	procs []*Process
@@ -62,6 +63,10 @@ func (l *Lab) Close() error {
 	l.KillAll()
 	return os.RemoveAll(l.dir)
 }
+
+// Pin makes processes that are started from now on under one of these names run on one CPU each, as if each had
+// a host of its own with that CPU.
+func (l *Lab) Pin(cpus map[string]int) { l.cpus = cpus }
 
 // Binary is the path of the ftvm command.
 func (l *Lab) Binary() string { return l.bin }

@@ -3,10 +3,12 @@ package harness
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -39,20 +41,40 @@ var started atomic.Uint64 // numbers the files of statistics
 // dieWithUs makes the kernel kill a child when we die, however we do.
 func dieWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL} }
 
-// Start starts a replica with args, and with --stats.
+// Start starts a replica with args, and with --stats, on the CPU that Pin gave it.
 func (l *Lab) Start(name string, args ...string) (*Process, error) {
 	p := &Process{Name: name, Console: newStream(), Messages: newStream(), ended: make(chan struct{}),
 		stats: l.Path(fmt.Sprintf("stats-%d", started.Add(1)))}
 	p.cmd = exec.Command(l.bin, append(slices.Clone(args), "--stats", p.stats)...)
 	p.cmd.Dir = l.dir // what it writes beside its work, such as a report of a divergence
 	p.cmd.SysProcAttr = dieWithUs()
-	if err := p.start(); err != nil {
+	start := p.start
+	if cpu, ok := l.cpus[name]; ok {
+		start = func() error { return pinned(cpu, p.start) }
+	}
+	if err := start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", p, err)
 	}
 	l.mu.Lock()
 	l.procs = append(l.procs, p)
 	l.mu.Unlock()
 	return p, nil
+}
+
+// pinned calls start on one CPU: the process that it starts stays there.
+func pinned(cpu int, start func() error) (err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return fmt.Errorf("sched_getaffinity: %w", err)
+	}
+	one.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		return fmt.Errorf("sched_setaffinity to CPU %d: %w", cpu, err)
+	}
+	defer func() { err = errors.Join(err, unix.SchedSetaffinity(0, &before)) }()
+	return start()
 }
 
 func (p *Process) start() (err error) {
