@@ -46,8 +46,8 @@ func (g *Gate) Commit(below Number, dst []vmm.Output) []vmm.Output {
 	return dst
 }
 
-// TakeDisk releases disk requests only, whatever their epoch: a backup carries out its
-// machine's requests on its own image, which nobody else sees.
+// TakeDisk releases disk requests only, whatever their epoch: a replica carries out its
+// machine's requests on its own image, which is part of the replica and not of the outside world.
 func (g *Gate) TakeDisk(dst []vmm.Output) []vmm.Output {
 	kept := g.held[:0]
 	for _, h := range g.held {

@@ -516,19 +516,22 @@ func (c *Core) Produced(outs []vmm.Output) {
 	c.release()
 }
 
-// release lets leave what the output rule allows.
+// release lets leave what the output rule allows, and disk requests at once: they go to the
+// replica's own image.
 func (c *Core) release() {
-	var outs []vmm.Output
+	if c.role == Stopped || c.role == Leaving {
+		c.checkEnding()
+		return
+	}
+	outs := c.gate.TakeDisk(nil)
 	switch {
-	case c.role == Stopped || c.role == Leaving:
 	case c.alone || broken(RuleOutput) && c.role != Backup:
-		outs = c.gate.Commit(math.MaxUint64, nil)
+		outs = c.gate.Commit(math.MaxUint64, outs)
 	case c.role == Backup:
-		outs = c.gate.TakeDisk(nil)
 	case c.cfg.Verified:
-		outs = c.gate.Commit(max(c.verified, 1)-1, nil)
+		outs = c.gate.Commit(max(c.verified, 1)-1, outs)
 	default:
-		outs = c.gate.Commit(c.held, nil)
+		outs = c.gate.Commit(c.held, outs)
 	}
 	for _, o := range outs {
 		if o.Kind == vmm.OutputConsole {

@@ -368,6 +368,8 @@ func (b *bus) MemIn(addr vmm.GPA, p []byte) {
 	b.note("read", uint64(addr), p)
 }
 
+func (b *bus) Now() vmm.Time { return vmm.Time(b.cpu.Position()) }
+
 func (b *bus) MemOut(addr vmm.GPA, p []byte) {
 	b.note("write", uint64(addr), p)
 }

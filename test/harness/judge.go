@@ -48,7 +48,8 @@ type Verdict struct {
 //   - What both printed joins to one console without a gap, equal where it overlaps.
 //   - Its transactions are numbered from 1 on and each is on the survivor's disk, where there
 //     are no others.
-//   - The ledger on the survivor's disk is sound, and the victim's is the same, up to where it ends.
+//   - The ledgers on both disks are sound. A dead backup's is the same as the survivor's, up to where it
+//     ends; a dead primary's is the same in all that was printed.
 //   - What the victim printed is on its own disk as well.
 func (l *Lab) Judge(ctx context.Context, p *Pair, victim *Process) (v Verdict, err error) {
 	survivor, image, dead := p.Backup, p.Images[1], p.Images[0]
@@ -82,16 +83,21 @@ func (l *Lab) Judge(ctx context.Context, p *Pair, victim *Process) (v Verdict, e
 	}
 	txns := Txns(console)
 	v.Printed = len(txns)
-	return v, errors.Join(wholeConsole(console), numbered(txns), l.sound(ctx, image, dead, len(txns)),
-		onDisk(image, txns), onDisk(dead, Txns(before)))
+	n, err := l.sound(ctx, image, dead, len(txns))
+	if victim == p.Primary {
+		n = uint64(len(Txns(before)))
+	}
+	return v, errors.Join(err, wholeConsole(console), numbered(txns), onDisk(image, txns), onDisk(dead, Txns(before)),
+		sameTxns(image, dead, n))
 }
 
 // JudgeBoth decides whether anything was lost or taken back when both replicas were killed,
 // the backup after the primary. What is then promised: each transaction that was printed is on the
-// disk of the replica that printed it, both ledgers are sound, and one begins with the other.
+// disk of the replica that printed it, both ledgers are sound, and they are the same in what the primary printed,
+// as far as the backup had come.
 func (l *Lab) JudgeBoth(ctx context.Context, p *Pair) (v Verdict, err error) {
 	var consoles [2][]byte
-	var sums [2]ledger.Summary
+	var backup ledger.Summary
 	for i, r := range []*Process{p.Primary, p.Backup} {
 		if _, err := r.Wait(ctx); err != nil {
 			return v, err
@@ -100,7 +106,7 @@ func (l *Lab) JudgeBoth(ctx context.Context, p *Pair) (v Verdict, err error) {
 		if err := onDisk(p.Images[i], Txns(consoles[i])); err != nil {
 			return v, fmt.Errorf("%s: %w", r.Name, err)
 		}
-		if sums[i], err = l.Verify(ctx, p.Images[i]); err != nil {
+		if backup, err = l.Verify(ctx, p.Images[i]); err != nil {
 			return v, err
 		}
 	}
@@ -115,7 +121,7 @@ func (l *Lab) JudgeBoth(ctx context.Context, p *Pair) (v Verdict, err error) {
 	if joined != nil {
 		joined = fmt.Errorf("the consoles of both replicas, %q and %q, do not join: %w", tail(consoles[0]), consoles[1], joined)
 	}
-	return v, errors.Join(joined, sameTxns(p.Images[0], p.Images[1], min(sums[0].Txns, sums[1].Txns)))
+	return v, errors.Join(joined, sameTxns(p.Images[0], p.Images[1], min(backup.Txns, uint64(len(Txns(consoles[0]))))))
 }
 
 // Join makes one console of what the old primary printed before, and the new one after a takeover,
@@ -157,23 +163,18 @@ func numbered(txns []Txn) error {
 	return nil
 }
 
-// sound checks the survivor's ledger, which has n transactions, and that of the dead.
-func (l *Lab) sound(ctx context.Context, image, dead string, n int) error {
+// sound checks the survivor's ledger, which has n transactions, and that of the dead, of which it returns
+// the number of transactions.
+func (l *Lab) sound(ctx context.Context, image, dead string, n int) (uint64, error) {
 	s, err := l.Verify(ctx, image)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if s.Txns != uint64(n) || s.Torn {
-		return fmt.Errorf("the survivor's disk has %d transactions (torn: %t), its console showed %d", s.Txns, s.Torn, n)
+		return 0, fmt.Errorf("the survivor's disk has %d transactions (torn: %t), its console showed %d", s.Txns, s.Torn, n)
 	}
 	d, err := l.Verify(ctx, dead)
-	switch {
-	case err != nil:
-		return err
-	case d.Txns > s.Txns:
-		return fmt.Errorf("the dead replica's disk has %d transactions, the survivor's only %d", d.Txns, s.Txns)
-	}
-	return sameTxns(image, dead, d.Txns)
+	return d.Txns, err
 }
 
 // firstAfter is when a console showed the first transaction that is not among those seen.

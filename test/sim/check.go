@@ -24,16 +24,17 @@ func (p *proc) checkAlone() {
 	}
 }
 
-// note remembers in which epoch outputs were made.
+// note remembers in which epoch console bytes were made.
 func (p *proc) note(outs []vmm.Output) {
 	for _, o := range outs {
-		channel := &p.made[o.Kind-vmm.OutputConsole]
-		*channel = append(*channel, made{o.Seq, p.x.Opened() - 1})
+		if o.Kind == vmm.OutputConsole {
+			p.made = append(p.made, made{o.Seq, p.x.Opened() - 1})
+		}
 	}
 }
 
-// checkRelease is called when an output may leave. From a primary that has a backup that is
-// only if the backup holds the record that opened its epoch, or has executed the epoch.
+// checkRelease is called when an output may leave. For the console of a primary that has a backup that
+// is only if the backup holds the record that opened its epoch, or has executed the epoch.
 func (p *proc) checkRelease(o *vmm.Output) {
 	w, other := p.w, p.w.procs[1-p.id]
 	if w.outside {
@@ -42,15 +43,18 @@ func (p *proc) checkRelease(o *vmm.Output) {
 	if o.Kind == vmm.OutputConsole && o.Seq < p.core.ConsoleLeft() {
 		w.violate("the %s prints byte %d again; it was told that %d have left", p.name, o.Seq, p.core.ConsoleLeft())
 	}
-	if p.core.Alone() || p.core.Role() == replica.Backup {
+	if p.core.Alone() || o.Kind == vmm.OutputDisk {
 		return
 	}
-	channel := p.made[o.Kind-vmm.OutputConsole]
-	i, exact := slices.BinarySearchFunc(channel, o.Seq, func(m made, seq uint64) int { return cmp.Compare(m.seq, seq) })
+	if p.core.Role() == replica.Backup {
+		w.violate("the %s prints, and is a backup", p.name)
+		return
+	}
+	i, exact := slices.BinarySearchFunc(p.made, o.Seq, func(m made, seq uint64) int { return cmp.Compare(m.seq, seq) })
 	if !exact {
 		i-- // some of it had left already
 	}
-	e, held := channel[i].epoch, other.core.Opened()+epoch.Number(other.core.Records())
+	e, held := p.made[i].epoch, other.core.Opened()+epoch.Number(other.core.Records())
 	switch {
 	case held <= e:
 		w.violate("the %s lets an output of epoch %d leave; the backup holds %d records", p.name, e, held)
@@ -107,8 +111,9 @@ func (w *world) check() {
 	w.checkConsole(actor, ref)
 	w.checkTyped(actor)
 	w.checkLogs(actor, other)
-	for _, p := range w.procs {
-		w.checkImage(p, ref, common(p.log, actor.log))
+	w.checkImage(actor, ref)
+	if ref := w.refer(other); ref != nil {
+		w.checkImage(other, ref)
 	}
 }
 
@@ -271,11 +276,12 @@ func (w *world) checkLogs(actor, other *proc) {
 	}
 }
 
-// checkImage: the image of a replica that saw the guest's end is the reference's. That of any
-// other replica has only writes of the history, in their order within each sector, and all those of which
+// checkImage: the image of a replica that saw the guest's end is that of a machine that ran on its records.
+// That of any other replica has only writes of that machine, in their order within each sector, and all those of which
 // it knew the completion; if its disk does requests in order, it is a state that the
 // reference went through, but for one write that may be half done.
-func (w *world) checkImage(p *proc, ref *reference, known int) {
+func (w *world) checkImage(p *proc, ref *reference) {
+	known := len(p.log)
 	if p.finished && !p.injected {
 		if p.disk.image != ref.image {
 			w.violate("the %s's image is not that of the reference", p.name)

@@ -54,10 +54,10 @@ type proc struct {
 	powerCut bool        // nobody answers for it any more
 	finished bool        // its guest came to its end
 	moments  [moments]int
-	made     [2][]made // outputs that the machine made: console, disk
+	made     []made // console bytes that the machine made
 }
 
-// made says in which epoch an output was made.
+// made says in which epoch a piece of console output was made.
 type made struct {
 	seq   uint64
 	epoch epoch.Number
