@@ -91,10 +91,10 @@ type Node struct {
 
 	// Of the goroutine that runs the machine.
 	outs   []vmm.Output
-	opened time.Time     // when the present epoch was opened
-	begun  vmm.Position  // where
-	pace   time.Duration // what the guest took for a position in the last epoch that had any
-	due    time.Time     // when it should end
+	opened time.Time    // when the present epoch was opened
+	begun  vmm.Position // where
+	pace   uint64       // positions that the guest would have made in EpochTime, by the last epoch that had any
+	due    time.Time    // when it should end
 }
 
 type request struct {

@@ -58,7 +58,7 @@ func (n *Node) runEpoch() error {
 		return err
 	}
 	if moved := n.opt.Machine.Position() - n.begun; moved > 0 {
-		n.pace = time.Since(n.opened) / time.Duration(moved)
+		n.pace = max(minLength, uint64(float64(moved)*float64(n.opt.EpochTime)/float64(time.Since(n.opened))))
 	}
 	// A halted guest needs nothing but an input or its timer. If it worked before, the
 	// backup should get to know at once where that ended.
@@ -158,11 +158,10 @@ const minLength = 8
 // present pace, makes in EpochTime. That bounds in time what a backup runs as its
 // failover epoch, without inputs.
 func (n *Node) nextLength() uint64 {
-	length := n.opt.EpochLength
-	if n.pace > 0 {
-		length = min(length, max(minLength, uint64(n.opt.EpochTime/n.pace)))
+	if n.pace == 0 {
+		return n.opt.EpochLength
 	}
-	return length
+	return min(n.opt.EpochLength, n.pace)
 }
 
 // environment gives the core what a boundary brings besides completions.
