@@ -69,12 +69,19 @@ type pit struct {
 	portB   uint8
 }
 
-// newPIT returns a timer with no counter programmed. irq sets the level of IRQ0.
+// newPIT returns the timer as firmware leaves it: counter 0 gives the 18.2 ticks a second of a PC's
+// clock, counter 1 the refresh, counter 2 is not programmed. Linux counts on the first: it reads counter 0
+// for randomness, before it programs it, until the status byte says that there is a count.
+// irq sets the level of IRQ0.
 func newPIT(irq func(level bool)) *pit {
 	p := &pit{irq: irq, due: never}
 	for i := range p.counter {
 		p.counter[i] = counter{control: pitRWBoth | 3<<pitModeShift, gate: i != 2, out: true, null: true}
 	}
+	p.counter[0].setCount(0)
+	p.counter[1].program(pitRWLow | 2<<pitModeShift)
+	p.counter[1].setCount(pitRefresh)
+	p.schedule()
 	return p
 }
 

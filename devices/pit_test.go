@@ -149,10 +149,13 @@ type pitBench struct {
 // pitStart is some time at which a test may start (2026-11-20).
 const pitStart vmm.Time = 1_795_132_800_123_456_789
 
+// newPITBench stops counter 0, with its output high.
 func newPITBench() *pitBench {
 	b := &pitBench{}
 	b.pit = newPIT(b.irq.set)
 	b.setTime(pitStart)
+	b.pit.out(0x43, 0x34)
+	b.irq = irqTrace{}
 	return b
 }
 
@@ -196,6 +199,36 @@ func TestPITClock(t *testing.T) {
 	}
 	if got := timeOf(1 << 62); got != never {
 		t.Errorf("timeOf(2^62) = %d, want never", got)
+	}
+}
+
+// TestPITAtPowerOn: counters 0 and 1 count as firmware leaves them. Linux reads counter 0 for
+// randomness before it programs it, for as long as the status byte says "null count".
+func TestPITAtPowerOn(t *testing.T) {
+	var irq irqTrace
+	p := newPIT(irq.set)
+	p.setTime(pitStart)
+	before := irq.rises
+	var counts [3]uint16
+	for i := range counts {
+		p.out(0x43, 0xC2) // read back status and count of counter 0
+		if status := p.in(0x40); status&0x7F != 0x36 {
+			t.Fatalf("status %#x, want a loaded count in mode 3", status)
+		}
+		counts[i] = uint16(p.in(0x40)) | uint16(p.in(0x40))<<8
+		p.setTime(pitStart + vmm.Time(i+1)*1000)
+	}
+	if counts[0] == counts[1] || counts[1] == counts[2] {
+		t.Errorf("counter 0 stands still: %v", counts)
+	}
+	for s := p.now; s < pitStart+nsHz; s += nsHz / 1000 {
+		p.setTime(s)
+	}
+	if n := irq.rises - before; n != 18 && n != 19 {
+		t.Errorf("%d ticks in a second, want 18.2", n)
+	}
+	if p.counter[1].null || p.counter[1].reload != pitRefresh {
+		t.Error("counter 1 does not count for the refresh")
 	}
 }
 

@@ -27,6 +27,9 @@ type CPUState struct {
 
 	// MSR holds the values of the registers listed in MSRs, in that order.
 	MSR [len(MSRs)]uint64
+	// TSCAdjust is what the time stamp counter is ahead of guest time, in its ticks, for an engine that answers
+	// reads of it; 0 for others.
+	TSCAdjust uint64
 
 	// FX is the x87, MMX and SSE state as FXSAVE64 lays it out (SDM vol. 1,
 	// 10.5.1). Its reserved bytes 464 to 511 are zero.
@@ -177,6 +180,7 @@ func (s *CPUState) Digestible(a *Archive) {
 	for i := range s.MSR {
 		a.U64("msr", &s.MSR[i])
 	}
+	a.U64("tsc_adjust", &s.TSCAdjust)
 	a.Fixed("fx", s.FX[:])
 	e := &s.Events
 	a.Section("cpu.events")

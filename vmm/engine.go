@@ -47,15 +47,23 @@ type Engine interface {
 	Close() error
 }
 
-// Bus is where the CPU's accesses to ports and to memory outside RAM go. A string
+// Devices is where accesses to ports and to memory outside RAM go. A string
 // instruction makes one call for each element, in order.
-type Bus interface {
+type Devices interface {
 	// PortIn and PortOut serve one port access of len(p) bytes: 1, 2 or 4.
 	PortIn(port uint16, p []byte)
 	PortOut(port uint16, p []byte)
 	// MemIn and MemOut serve one memory access of len(p) bytes: 1 to 8.
 	MemIn(addr GPA, p []byte)
 	MemOut(addr GPA, p []byte)
+}
+
+// Bus is what the CPU sees of the machine around it.
+type Bus interface {
+	Devices
+	// Now is guest time at Engine.Position, for an engine that answers reads of the time stamp
+	// counter itself.
+	Now() Time
 }
 
 // Vector is an interrupt vector.

@@ -144,16 +144,17 @@ func (m *Machine) serve(x Exit) error {
 // bus is the machine as its CPU sees it: the platform at the time of the access.
 type bus Machine
 
-func (b *bus) now() Platform {
+func (b *bus) platformNow() Platform {
 	m := (*Machine)(b)
 	m.platform.SetTime(m.Time())
 	return m.platform
 }
 
-func (b *bus) PortIn(port uint16, p []byte)  { b.now().PortIn(port, p) }
-func (b *bus) PortOut(port uint16, p []byte) { b.now().PortOut(port, p) }
-func (b *bus) MemIn(addr GPA, p []byte)      { b.now().MemIn(addr, p) }
-func (b *bus) MemOut(addr GPA, p []byte)     { b.now().MemOut(addr, p) }
+func (b *bus) PortIn(port uint16, p []byte)  { b.platformNow().PortIn(port, p) }
+func (b *bus) PortOut(port uint16, p []byte) { b.platformNow().PortOut(port, p) }
+func (b *bus) MemIn(addr GPA, p []byte)      { b.platformNow().MemIn(addr, p) }
+func (b *bus) MemOut(addr GPA, p []byte)     { b.platformNow().MemOut(addr, p) }
+func (b *bus) Now() Time                     { return (*Machine)(b).Time() }
 
 // finish ends the guest and keeps its registers for the report.
 func (m *Machine) finish(kind EndKind, detail string) error {

@@ -7,7 +7,7 @@ import "fmt"
 type Platform interface {
 	// A platform whose restore failed may be half changed, and must not be used.
 	Stateful
-	Bus
+	Devices
 	// SetTime tells the platform that guest time is now t, never less than before;
 	// timers that are due by then fire.
 	SetTime(t Time)

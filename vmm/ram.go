@@ -19,6 +19,8 @@ type RAM struct {
 	mem  []byte
 	low  []byte // guest physical 0 up to HoleStart
 	high []byte // guest physical HoleEnd and up
+
+	watch func(addr GPA, n uint64)
 }
 
 // NewRAM makes mem, whose length is a multiple of PageSize, the guest's memory.
@@ -75,8 +77,14 @@ func (r *RAM) Write(addr GPA, p []byte) bool {
 		return false
 	}
 	copy(v, p)
+	if r.watch != nil && len(p) > 0 {
+		r.watch(addr, uint64(len(p)))
+	}
 	return true
 }
+
+// Watch makes every Write be followed by a call of f with what was written; nil ends that.
+func (r *RAM) Watch(f func(addr GPA, n uint64)) { r.watch = f }
 
 // U16 reads a little-endian 16-bit value; ok is false outside RAM.
 func (r *RAM) U16(addr GPA) (v uint16, ok bool) {

@@ -18,7 +18,6 @@ import (
 	"ftvm/replica/pair"
 	"ftvm/vmm"
 	"ftvm/vmm/boot"
-	"ftvm/vmm/kvm"
 )
 
 // guestFlags describe the virtual machine. They are the same for every command that runs one.
@@ -37,9 +36,9 @@ func (g *guestFlags) register(c *cobra.Command) {
 	f.StringVar(&g.initrd, "initrd", "", "initial RAM disk")
 	f.StringVar(&g.cmdline, "cmdline", "", "kernel command line")
 	f.StringVar(&g.mem, "mem", "64M", "guest memory")
-	f.StringVar(&g.engine, "engine", "auto", "what executes the guest: auto or kvm")
-	f.StringVar(&g.clock, "clock", "exits", "what positions count: exits, or step (slow; for tests)")
-	f.Uint64Var(&g.epoch, "epoch", 1000, "longest epoch, in counts of the clock")
+	f.StringVar(&g.engine, "engine", "auto", "what executes the guest: kvm, soft (a CPU in software: exact, for any guest on any host), or auto")
+	f.StringVar(&g.clock, "clock", "", "what positions count: exits or step (slow; for tests) of kvm, instructions of soft")
+	f.Uint64Var(&g.epoch, "epoch", 0, "longest epoch, in counts of the clock (default: 1000 exits, 20000000 instructions)")
 	f.StringArrayVar(&g.disks, "disk", nil, "disk image, raw; may be given more than once")
 	f.Uint64Var(&g.digestMemory, "digest-memory", 1000, "compare all of guest memory at every N-th boundary; 0 is never")
 }
@@ -57,11 +56,9 @@ const maxFile = 1 << 31
 
 // build puts the machine together. The calling goroutine is locked to its thread.
 func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
-	if g.epoch == 0 {
-		return nil, errors.New("--epoch 0: an epoch must have some length")
-	}
-	if g.engine != "auto" && g.engine != "kvm" {
-		return nil, fmt.Errorf("--engine %s: there are auto and kvm", g.engine)
+	kind, why, err := g.chooseEngine()
+	if err != nil {
+		return nil, err
 	}
 	size, err := host.ParseSize(g.mem)
 	if err != nil {
@@ -132,7 +129,7 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading %s: %w", kernel, err)
 	}
-	engine, err := kvm.New(ram, kvm.Options{Clock: g.clock})
+	engine, model, err := kind.make(ram, g.clock)
 	if err != nil {
 		return nil, err
 	}
@@ -145,17 +142,20 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 		{Name: "kernel", Value: fmt.Sprintf("%s, sha256 %x", kernel, sha256.Sum256(img.Kernel))},
 		{Name: "initrd", Value: describe(img.Initrd)},
 		{Name: "command line", Value: fmt.Sprintf("%q", g.cmdline)},
-		{Name: "engine", Value: "kvm"},
+		{Name: "engine", Value: kind.name},
 		{Name: "clock", Value: engine.Clock().Name},
 		{Name: "epoch length", Value: fmt.Sprint(g.epoch)},
 		{Name: "memory digest interval", Value: fmt.Sprint(g.digestMemory)},
 		{Name: "number of disks", Value: fmt.Sprint(len(v.disks))},
-		{Name: "CPU model", Value: kvm.CPUModel()},
+		{Name: "CPU model", Value: model},
 	}
 	for i, id := range identities {
 		v.settings = append(v.settings, pair.Setting{Name: fmt.Sprintf("disk %d", i), Value: id})
 	}
-	log.Info(fmt.Sprintf("guest: %s, %s of memory, engine kvm, clock %s", kernel, host.FormatSize(size), engine.Clock().Name))
+	if why != "" {
+		why = " (" + why + ")"
+	}
+	log.Info(fmt.Sprintf("guest: %s, %s of memory, engine %s%s, clock %s", kernel, host.FormatSize(size), kind.name, why, engine.Clock().Name))
 	return v, nil
 }
 

@@ -67,7 +67,12 @@ func guestCommand(use, short string, replicated bool, s start) (*cobra.Command, 
 	var g guestFlags
 	var r replicaFlags
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return operate(c.Context(), &g, &r, s) }}
+		RunE: func(c *cobra.Command, _ []string) error {
+			if c.Flags().Changed("epoch") && g.epoch == 0 {
+				return errors.New("--epoch 0: an epoch must have some length")
+			}
+			return operate(c.Context(), &g, &r, s)
+		}}
 	g.register(c)
 	r.register(c, replicated)
 	return c, &r

@@ -48,6 +48,13 @@ var doorImports = []string{
 	"google.golang.org/protobuf/proto",
 }
 
+// doorExceptions is what a single package inside the door may import as well.
+var doorExceptions = map[string][]string{
+	// Engine.Kick may come from any goroutine. It decides how soon Run returns, which the primary puts
+	// into its record, and never what the guest does.
+	"vmm/soft": {"sync/atomic"},
+}
+
 // onlyFrom names the packages that alone may import a foreign module.
 var onlyFrom = map[string][]string{
 	"github.com/bobuhiro11/gokvm": {"vmm/kvm", "vmm/boot"},
@@ -85,7 +92,8 @@ func TestDoorImports(t *testing.T) {
 			continue
 		}
 		for _, imported := range p.imports {
-			if within(imported, module) || slices.Contains(doorImports, imported) {
+			if within(imported, module) || slices.Contains(doorImports, imported) ||
+				slices.Contains(doorExceptions[p.name], imported) {
 				continue
 			}
 			t.Errorf("%s is inside the door and imports %s; if that is the same on every replica "+

@@ -1,17 +1,21 @@
 /*
  * recorder executes single instructions on the CPU it runs on and reports what they did.
  *
- * A case is loaded into a signal frame: registers, flags with TF set, FXSAVE image. Returning from
- * the handler starts it, and the trap after one instruction, or the fault that it raises, enters the
- * handler again: one signal for a case. The handler reports the outcome, loads the next case and
- * returns. It is a program without a C library, because a case needs FS and GS for itself and may
- * leave no trace that the next one could see.
+ * A case is loaded into a signal frame: registers, flags, FXSAVE image. Returning from the handler
+ * starts it, and what ends it enters the handler again: one signal for a case. The handler reports the
+ * outcome, loads the next case and returns. It is a program without a C library, because a case needs
+ * FS and GS for itself and may leave no trace that the next one could see.
+ *
+ * A case ends by the fault that it raises; by the trap after one instruction, if it is stepped (TF);
+ * or else by the fault of what is behind it: the code area is filled with an instruction that faults.
+ * Stepping is for instructions that may not go on to the next one. It costs several times more where
+ * a hypervisor intercepts #DB.
  *
  * recorder.go has the other end of the pipes, compiles this file, and passes the layout:
  *   CODE, CODE_PAGES   linear address of the code area; R-X; no page behind it
  *   DATA, DATA_PAGES   linear address of the data area; RW; no page before and behind it
  *   DATA_READONLY      the page of the data area that is read-only
- *   FILL               what fills the code area, but for the instruction
+ *   FILL               what fills the code area: an instruction of one byte that raises #GP
  *   FS_BASE, GS_BASE   bases of the two segments that have one
  *   GS_LIMIT           limit of GS; the other segments have none
  *   FX_SIZE            how much of the FXSAVE image a case has
@@ -34,7 +38,8 @@ enum {
 	CODE_SIZE = CODE_PAGES * PAGE,
 	DATA_SIZE = DATA_PAGES * PAGE,
 	MAX_CODE = 15,
-	TF = 0x100,
+	TF = 1 << 8,
+	RF = 1 << 16, /* set in what a fault pushes */
 	NO_VECTOR = 0xff,
 	IN_SIZE = 1 << 18,
 	OUT_SIZE = 1 << 18,
@@ -54,6 +59,7 @@ struct incoming {
 	u16 cs;
 	u8 codes;
 	u8 patches;
+	u32 step;
 	struct state s;
 } __attribute__((packed));
 
@@ -201,16 +207,16 @@ static void report(struct sigcontext *sc)
 	o->vector = NO_VECTOR;
 	o->error = 0;
 	o->cr2 = 0;
-	if (sc->trapno != 1) { /* #DB is how a step ends */
+	if (now->step ? sc->trapno != 1 : sc->rip == now->s.rip) {
 		o->vector = sc->trapno;
 		o->error = sc->err;
+		if (sc->trapno == 14)
+			o->cr2 = sc->cr2;
 	}
-	if (sc->trapno == 14)
-		o->cr2 = sc->cr2;
 	for (int i = 0; i < 16; i++)
 		o->s.gpr[i] = *gpr(sc, i);
 	o->s.rip = sc->rip;
-	o->s.flags = sc->eflags & ~(u64)TF;
+	o->s.flags = sc->eflags & ~(u64)(TF | RF);
 	copy(o->s.fx, (void *)sc->fpstate, FX_SIZE);
 	u8 *end = put_changes((u8 *)(o + 1));
 	o->size = end - (u8 *)o;
@@ -257,7 +263,7 @@ static void load(struct sigcontext *sc)
 	for (int i = 0; i < 16; i++)
 		*gpr(sc, i) = now->s.gpr[i];
 	sc->rip = now->s.rip;
-	sc->eflags = now->s.flags | TF;
+	sc->eflags = now->step ? now->s.flags | TF : now->s.flags;
 	sc->cs = now->cs;
 
 	/* The legacy region of the frame is an FXSAVE image; XSTATE_BV says that it is to be loaded. */

@@ -482,6 +482,7 @@ func (b *tinyBus) PortIn(uint16, []byte)         {}
 func (b *tinyBus) PortOut(port uint16, p []byte) { b.port, b.value = port, p[0] }
 func (b *tinyBus) MemIn(_ vmm.GPA, p []byte)     { clear(p) }
 func (b *tinyBus) MemOut(addr vmm.GPA, p []byte) {}
+func (b *tinyBus) Now() vmm.Time                 { return 0 }
 
 func vectorName(v byte) string {
 	switch v {

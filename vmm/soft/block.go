@@ -1,0 +1,248 @@
+package soft
+
+import (
+	"slices"
+
+	"ftvm/vmm"
+	"ftvm/vmm/soft/x86"
+)
+
+// maxBlock is the most instructions in a block. It fits uop.n.
+const maxBlock = 64
+
+// block is a run of instructions within one page, lowered. It is entered at its first and left at its last
+// micro-operation, by a fault, or by a stop.
+type block struct {
+	ops []uop
+	// n is how many positions the block takes. A REP string at its end, which takes as many as it
+	// finds, is not counted in.
+	n uint8
+	// fused is set if the last micro-operation stands for the last two instructions.
+	fused bool
+	// near tells for each way out of the block whether it always leads to the same place in the same page;
+	// link is the block there, once it was looked up.
+	near [2]bool
+	link [2]*block
+	// insts are the instructions for opInst.
+	insts []instruction
+}
+
+// codePage is what is known of the code in one page of RAM, decoded in one mode.
+type codePage struct {
+	mem  *[pageSize]byte
+	phys uint64
+	mode x86.Mode
+	// keep is set for pages of RAM: their blocks are kept.
+	keep bool
+	// index holds, for each offset, the number of the block that begins there, plus 1, in blocks.
+	index  [pageSize]uint16
+	blocks []*block
+	// other is the same page in another mode.
+	other *codePage
+}
+
+// codeEntry is an entry of the TLB for instruction fetches.
+type codeEntry struct {
+	head
+	page *codePage
+}
+
+// codeCache is all code that was decoded.
+type codeCache struct {
+	// pages is indexed by page frame, counted without the hole in guest physical memory.
+	pages []*codePage
+	// lines has a bit for each 64 bytes of each page of RAM: set if code was decoded from there.
+	lines []uint64
+	// uops is how many micro-operations there are, to bound the memory that they take.
+	uops int
+	// alone is the block for an instruction that is executed by itself.
+	alone block
+	// nowhere stands for all pages outside RAM.
+	nowhere codePage
+	lower   lowerer
+}
+
+// linear makes a linear address for a fetch out of one that may have gone past the end of the address space.
+func (c *CPU) linear(a uint64) uint64 {
+	if c.mode != x86.Mode64 {
+		a &= 0xffff_ffff
+	}
+	return a
+}
+
+// fetchAddr is the linear address of the instruction at rip. If it returns false, stop is set.
+func (c *CPU) fetchAddr() (uint64, bool) {
+	if c.mode == x86.Mode64 {
+		return c.rip, true
+	}
+	c.rip &= 0xffff_ffff
+	if c.rip > uint64(c.seg[vmm.CS].Limit) {
+		return 0, c.faultCode(excGP, 0)
+	}
+	return c.linear(c.rip + c.seg[vmm.CS].Base), true
+}
+
+// lookup finds or makes the block at rip. It returns nil after a fault, with stop set.
+func (c *CPU) lookup() *block {
+	lin, ok := c.fetchAddr()
+	if !ok {
+		return nil
+	}
+	p := c.fetchPage(lin)
+	if p == nil {
+		return nil
+	}
+	if i := p.index[lin&pageMask]; i != 0 {
+		return p.blocks[i-1]
+	}
+	return c.build(p, lin)
+}
+
+// fetchPage translates for an instruction fetch. It returns nil after a fault, with stop set.
+func (c *CPU) fetchPage(lin uint64) *codePage {
+	e := &c.ex[lin/pageSize%tlbSize]
+	if e.tag == lin&^pageMask {
+		return e.page
+	}
+	return c.fetchSlow(lin)
+}
+
+// build decodes and keeps the block at linear address lin, which lies in p.
+func (c *CPU) build(p *codePage, lin uint64) *block {
+	l := &c.code.lower
+	start := lin & pageMask
+	l.begin(c.mode, p.keep, start)
+	at := start
+	for !l.done && l.n < maxBlock && at < pageSize {
+		err := x86.Decode(p.mem[at:], c.mode, &l.in)
+		if err == x86.ErrShort {
+			if at == start {
+				return c.alone(lin)
+			}
+			break
+		}
+		l.instruction(err)
+		at += uint64(l.in.Len)
+	}
+	if !l.done {
+		l.fallThrough()
+	}
+	b := &block{ops: slices.Clone(l.ops), insts: slices.Clone(l.insts), n: l.n, fused: l.fused, near: l.near}
+	if p.keep {
+		c.keep(p, start, at, b)
+	}
+	return b
+}
+
+// decode decodes the instruction at linear address lin into code.lower.in, wherever it ends. If ok is false, fetching
+// it faulted, and stop is set.
+func (c *CPU) decode(lin uint64) (err error, ok bool) {
+	p := c.fetchPage(lin)
+	if p == nil {
+		return nil, false
+	}
+	in := &c.code.lower.in
+	err = x86.Decode(p.mem[lin&pageMask:], c.mode, in)
+	if err == x86.ErrShort {
+		// The instruction goes on in the next page.
+		q := c.fetchPage(c.linear((lin | pageMask) + 1))
+		if q == nil {
+			return nil, false
+		}
+		var code [x86.MaxLen]byte
+		n := copy(code[:], p.mem[lin&pageMask:])
+		copy(code[n:], q.mem[:])
+		err = x86.Decode(code[:], c.mode, in)
+	}
+	return err, true
+}
+
+// alone makes the block of the one instruction at lin. It is good until the next call. It returns nil
+// after a fault, with stop set.
+func (c *CPU) alone(lin uint64) *block {
+	l := &c.code.lower
+	l.begin(c.mode, false, lin&pageMask)
+	err, ok := c.decode(lin)
+	if !ok {
+		return nil
+	}
+	l.instruction(err)
+	if !l.done {
+		l.fallThrough()
+	}
+	b := &c.code.alone
+	*b = block{ops: append(b.ops[:0], l.ops...), insts: append(b.insts[:0], l.insts...), n: l.n}
+	return b
+}
+
+// maxUops bounds the micro-operations that are kept, and with them the memory for decoded code.
+const maxUops = 1 << 20
+
+// keep puts a block that begins at offset start of a page and ends before offset end into the page's index.
+func (c *CPU) keep(p *codePage, start, end uint64, b *block) {
+	if c.code.uops += len(b.ops); c.code.uops > maxUops {
+		for _, q := range c.code.pages {
+			c.code.forget(q)
+		}
+		c.code.uops = len(b.ops)
+	}
+	p.blocks = append(p.blocks, b)
+	p.index[start] = uint16(len(p.blocks))
+	frame := c.frame(p.phys)
+	if c.code.lines[frame] == 0 {
+		c.slowStores(p.phys)
+	}
+	c.code.lines[frame] |= lineMask(start, end-start)
+}
+
+// lineMask has a bit set for each line of 64 bytes that n bytes, at least one, from offset o of a page lie in.
+func lineMask(o, n uint64) uint64 {
+	first, last := o/64, (o+n-1)/64
+	return ^uint64(0) << first & (^uint64(0) >> (63 - last))
+}
+
+// frame is the index of the page of RAM at physical address a.
+func (c *CPU) frame(a uint64) uint64 {
+	if a >= uint64(vmm.HoleEnd) {
+		a -= uint64(vmm.HoleEnd - vmm.HoleStart)
+	}
+	return a / pageSize
+}
+
+// codePage is the page of code at physical address a. Outside RAM all bytes are FF, and nothing is kept.
+func (c *CPU) codePage(a uint64) *codePage {
+	mem := c.ram.View(vmm.GPA(a&^pageMask), pageSize)
+	if mem == nil {
+		c.code.nowhere.mode = c.mode
+		return &c.code.nowhere
+	}
+	at := &c.code.pages[c.frame(a)]
+	for p := *at; p != nil; p = p.other {
+		if p.mode == c.mode {
+			return p
+		}
+	}
+	*at = &codePage{mem: (*[pageSize]byte)(mem), phys: a &^ pageMask, mode: c.mode, keep: true, other: *at}
+	return *at
+}
+
+// modified drops the blocks of the page at physical address a, if any of n bytes there, which lie in that
+// page, were decoded. Not while a block is being executed, unless it is that of an instruction alone.
+func (c *CPU) modified(a, n uint64) {
+	frame := c.frame(a)
+	if c.code.lines[frame]&lineMask(a&pageMask, n) != 0 {
+		c.code.forget(c.code.pages[frame])
+		c.code.lines[frame] = 0
+	}
+}
+
+// forget drops the blocks of a page in all modes.
+func (cc *codeCache) forget(p *codePage) {
+	for ; p != nil; p = p.other {
+		for _, b := range p.blocks {
+			cc.uops -= len(b.ops)
+		}
+		clear(p.index[:])
+		p.blocks = p.blocks[:0]
+	}
+}

@@ -1,0 +1,392 @@
+//go:build ignore
+
+// gen writes micro_gen.go: the table of micro-operations, and those that exist for every width, form or
+// condition.
+package main
+
+import (
+	"bytes"
+	"go/format"
+	"log"
+	"os"
+	"text/template"
+)
+
+// byHand are the micro-operations that are written by hand, by their names without "op".
+var byHand = []string{
+	"Fault", "Missing", "Inst", "InstEnd", "Goto", "Const", "Index", "Addr32", "AddrSeg",
+	"Nop", "GetHigh", "SetHigh", "Lea", "Lea32", "Bt", "Xchg32", "Xchg64", "Bswap32", "Bswap64", "Cdq", "Cqo",
+	"Push", "Pop", "Leave", "Call", "CallR", "Ret", "Jmp", "JmpR",
+}
+
+// operation is one of the arithmetic operations of alu.go.
+type operation struct {
+	Name, Func string
+	// Discards is set if only the flags are wanted.
+	Discards bool
+}
+
+var binaries = []operation{
+	{"Add", "add", false}, {"Or", "or", false}, {"Adc", "adc", false}, {"Sbb", "sbb", false},
+	{"And", "and", false}, {"Sub", "sub", false}, {"Xor", "xor", false}, {"Cmp", "sub", true},
+	{"Test", "and", true},
+}
+
+// shifts take their second operand from a register or an immediate only.
+var shifts = []operation{
+	{"Rol", "rol", false}, {"Ror", "ror", false}, {"Shl", "shl", false}, {"Shr", "shr", false}, {"Sar", "sar", false},
+}
+
+var unaries = []operation{{"Inc", "inc", false}, {"Dec", "dec", false}, {"Neg", "neg", false}, {"Not", "not", false}}
+
+// condition is a condition code: how it is found from the flags.
+type condition struct {
+	Name, Flags string
+	// Cmp is the operator that it stands for after a comparison, of the type that Type and the width name;
+	// where that is "", of the difference with 0. It is empty where there is no such operator.
+	Type, Cmp string
+	// Test is the operator that it stands for after a TEST, of the result with 0.
+	Test string
+}
+
+// fusable are the forms of CMP and TEST that exist together with a conditional branch.
+var fusable = []struct{ Name, Func, Form, Width string }{
+	{"Cmp", "sub", "R", "8"}, {"Cmp", "sub", "R", "32"}, {"Cmp", "sub", "R", "64"},
+	{"Cmp", "sub", "L", "32"}, {"Cmp", "sub", "L", "64"},
+	{"Cmp", "sub", "M", "8"}, {"Cmp", "sub", "M", "16"}, {"Cmp", "sub", "M", "32"}, {"Cmp", "sub", "M", "64"},
+	{"Test", "and", "R", "8"}, {"Test", "and", "R", "32"}, {"Test", "and", "R", "64"},
+	{"Test", "and", "M", "8"}, {"Test", "and", "M", "32"},
+}
+
+// conditions are in the order of their encoding (SDM vol. 1, appendix B).
+var conditions = []condition{
+	{"O", "c.of()", "", "", ""},
+	{"NO", "!c.of()", "", "", ""},
+	{"B", "c.cf()", "uint", "<", ""},
+	{"AE", "!c.cf()", "uint", ">=", ""},
+	{"E", "c.zf()", "", "==", "=="},
+	{"NE", "!c.zf()", "", "!=", "!="},
+	{"BE", "c.cf() || c.zf()", "uint", "<=", ""},
+	{"A", "!c.cf() && !c.zf()", "uint", ">", ""},
+	{"S", "c.sf()", "", "<", "<"},
+	{"NS", "!c.sf()", "", ">=", ">="},
+	{"P", "c.pf()", "", "", ""},
+	{"NP", "!c.pf()", "", "", ""},
+	{"L", "c.sf() != c.of()", "int", "<", ""},
+	{"GE", "c.sf() == c.of()", "int", ">=", ""},
+	{"LE", "c.zf() || c.sf() != c.of()", "int", "<=", "<="},
+	{"G", "!c.zf() && c.sf() == c.of()", "int", ">", ">"},
+}
+
+// operator is what c stands for after op, empty if nothing.
+func operator(c condition, op string) string {
+	if op == "Test" {
+		return c.Test
+	}
+	return c.Cmp
+}
+
+var widths = []string{"8", "16", "32", "64"}
+
+// extensions are the moves that extend with the sign; extending with zeroes to 32 bits does for 64 as well.
+var extensions = []struct{ From, To string }{{"8", "32"}, {"16", "32"}, {"8", "64"}, {"16", "64"}, {"32", "64"}}
+
+// names are those of all micro-operations, in an order that lets the opcode be computed: see the text.
+func names() (all []string) {
+	each := func(name string, suffixes ...string) {
+		for _, s := range suffixes {
+			all = append(all, name+s)
+		}
+	}
+	var codes []string
+	for _, c := range conditions {
+		codes = append(codes, c.Name)
+	}
+	all = append(all, byHand...)
+	for _, op := range binaries {
+		for _, form := range []string{"R", "L", "M"} {
+			each(op.Name+form, widths...)
+		}
+	}
+	for _, op := range append(shifts, unaries...) {
+		each(op.Name+"R", widths...)
+		each(op.Name+"M", widths...)
+	}
+	for _, name := range []string{"Mov", "Load", "LoadW", "Store"} {
+		each(name, widths...)
+	}
+	for _, name := range []string{"Movzx", "Loadzx"} {
+		each(name, widths[:2]...)
+	}
+	for _, name := range []string{"Movsx", "Loadsx"} {
+		for _, x := range extensions {
+			all = append(all, name+x.From+"to"+x.To)
+		}
+	}
+	each("Imul", "32", "64")
+	each("J", codes...)
+	each("Set", codes...)
+	each("Cmov32", codes...)
+	each("Cmov64", codes...)
+	for _, f := range fusable {
+		for _, c := range conditions {
+			if operator(c, f.Name) != "" {
+				all = append(all, f.Name+f.Form+f.Width+"J"+c.Name)
+			}
+		}
+	}
+	return all
+}
+
+var funcs = template.FuncMap{
+	"operator": operator,
+	// get and put read and write a word of w bits at p.
+	"get": func(w string) string {
+		if w == "8" {
+			return "uint64(p[0])"
+		}
+		return "uint64(binary.LittleEndian.Uint" + w + "(p[:]))"
+	},
+	"put": func(w, v string) string {
+		if w == "8" {
+			return "p[0] = uint8(" + v + ")"
+		}
+		return "binary.LittleEndian.PutUint" + w + "(p[:], uint" + w + "(" + v + "))"
+	},
+}
+
+var text = template.Must(template.New("").Funcs(funcs).Parse(`// Code generated by gen.go; DO NOT EDIT.
+
+package soft
+
+import "encoding/binary"
+
+// Micro-operations. Where one exists for several widths, they follow each other from 8 to 64 bits; where it
+// exists for all conditions, these follow each other as encoded in Jcc.
+const (
+	uNone opcode = iota
+{{- range .Names}}
+	u{{.}}
+{{- end}}
+	numOpcodes
+)
+
+// micro is the table of micro-operations.
+var micro = [numOpcodes]struct {
+	name string
+	fn   func(*CPU, *uop) bool
+}{
+{{- range .Names}}
+	u{{.}}: {"{{.}}", (*CPU).op{{.}}},
+{{- end}}
+}
+
+// fusions are the micro-operations that stand for a comparison and a conditional branch.
+var fusions = [...]struct {
+	compare opcode
+	cond    uint8
+	op      opcode
+}{
+{{- range $f := .Fusable}}{{range $i, $cond := $.Conditions}}{{if operator $cond $f.Name}}
+	{u{{$f.Name}}{{$f.Form}}{{$f.Width}}, {{$i}}, u{{$f.Name}}{{$f.Form}}{{$f.Width}}J{{$cond.Name}}},
+{{- end}}{{end}}{{end}}
+}
+
+{{range $op := .Binaries}}{{range $w := $.Widths}}
+func (c *CPU) op{{$op.Name}}R{{$w}}(u *uop) bool {
+{{- if $op.Discards}}
+	c.{{$op.Func}}(c.r[u.dst], c.r[u.src]+u.imm, {{$w}})
+{{- else}}
+	c.set{{$w}}(u.dst, c.{{$op.Func}}(c.r[u.dst], c.r[u.src]+u.imm, {{$w}}))
+{{- end}}
+	return true
+}
+
+func (c *CPU) op{{$op.Name}}L{{$w}}(u *uop) bool {
+	v, ok := c.load{{$w}}(c.ea(u))
+	if ok {
+{{- if $op.Discards}}
+		c.{{$op.Func}}(c.r[u.dst], uint64(v), {{$w}})
+{{- else}}
+		c.set{{$w}}(u.dst, c.{{$op.Func}}(c.r[u.dst], uint64(v), {{$w}}))
+{{- end}}
+	}
+	return ok
+}
+
+func (c *CPU) op{{$op.Name}}M{{$w}}(u *uop) bool {
+{{- if $op.Discards}}
+	v, ok := c.load{{$w}}(c.ea(u))
+	if ok {
+		c.{{$op.Func}}(uint64(v), c.r[u.src]+u.imm, {{$w}})
+	}
+	return ok
+{{- else}}
+	a := c.ea(u)
+	if p := c.at{{$w}}(a); p != nil {
+		{{put $w (printf "c.%s(%s, c.r[u.src]+u.imm, %s)" $op.Func (get $w) $w)}}
+		return true
+	}
+	return c.modify(a, c.r[u.src]+u.imm, {{$w}}, (*CPU).{{$op.Func}})
+{{- end}}
+}
+{{end}}{{end}}
+
+{{range $op := .Shifts}}{{range $w := $.Widths}}
+func (c *CPU) op{{$op.Name}}R{{$w}}(u *uop) bool {
+	c.set{{$w}}(u.dst, c.{{$op.Func}}(c.r[u.dst], c.r[u.src]+u.imm, {{$w}}))
+	return true
+}
+
+func (c *CPU) op{{$op.Name}}M{{$w}}(u *uop) bool {
+	return c.modify(c.ea(u), c.r[u.src]+u.imm, {{$w}}, (*CPU).{{$op.Func}})
+}
+{{end}}{{end}}
+
+{{range $op := .Unaries}}{{range $w := $.Widths}}
+func (c *CPU) op{{$op.Name}}R{{$w}}(u *uop) bool {
+	c.set{{$w}}(u.dst, c.{{$op.Func}}(c.r[u.dst], 0, {{$w}}))
+	return true
+}
+
+func (c *CPU) op{{$op.Name}}M{{$w}}(u *uop) bool {
+	a := c.ea(u)
+	if p := c.at{{$w}}(a); p != nil {
+		{{put $w (printf "c.%s(%s, 0, %s)" $op.Func (get $w) $w)}}
+		return true
+	}
+	return c.modify(a, 0, {{$w}}, (*CPU).{{$op.Func}})
+}
+{{end}}{{end}}
+
+{{range $w := .Widths}}
+func (c *CPU) opMov{{$w}}(u *uop) bool {
+	c.set{{$w}}(u.dst, c.r[u.src]+u.imm)
+	return true
+}
+
+func (c *CPU) opLoad{{$w}}(u *uop) bool {
+	v, ok := c.load{{$w}}(c.ea(u))
+	if ok {
+		c.set{{$w}}(u.dst, uint64(v))
+	}
+	return ok
+}
+
+func (c *CPU) opLoadW{{$w}}(u *uop) bool {
+	v, ok := c.loadW{{$w}}(c.ea(u))
+	if ok {
+		c.set{{$w}}(u.dst, uint64(v))
+	}
+	return ok
+}
+
+func (c *CPU) opStore{{$w}}(u *uop) bool {
+	return c.store{{$w}}(c.ea(u), uint{{$w}}(c.r[u.src]+u.imm))
+}
+{{end}}
+
+{{range .Narrow}}
+func (c *CPU) opMovzx{{.}}(u *uop) bool {
+	c.r[u.dst] = uint64(uint{{.}}(c.r[u.src]))
+	return true
+}
+
+func (c *CPU) opLoadzx{{.}}(u *uop) bool {
+	v, ok := c.load{{.}}(c.ea(u))
+	if ok {
+		c.r[u.dst] = uint64(v)
+	}
+	return ok
+}
+{{end}}
+
+{{range .Extensions}}
+func (c *CPU) opMovsx{{.From}}to{{.To}}(u *uop) bool {
+	c.r[u.dst] = uint64(uint{{.To}}(int{{.From}}(c.r[u.src])))
+	return true
+}
+
+func (c *CPU) opLoadsx{{.From}}to{{.To}}(u *uop) bool {
+	v, ok := c.load{{.From}}(c.ea(u))
+	if ok {
+		c.r[u.dst] = uint64(uint{{.To}}(int{{.From}}(v)))
+	}
+	return ok
+}
+{{end}}
+
+func (c *CPU) opImul32(u *uop) bool {
+	c.set32(u.dst, c.imul(c.r[u.src], c.r[u.index]+u.imm, 32))
+	return true
+}
+
+func (c *CPU) opImul64(u *uop) bool {
+	c.set64(u.dst, c.imul(c.r[u.src], c.r[u.index]+u.imm, 64))
+	return true
+}
+
+{{range .Conditions}}
+func (c *CPU) opJ{{.Name}}(u *uop) bool { return c.branch(u, {{.Flags}}) }
+
+func (c *CPU) opSet{{.Name}}(u *uop) bool {
+	c.set8(u.dst, bit({{.Flags}}))
+	return true
+}
+
+func (c *CPU) opCmov32{{.Name}}(u *uop) bool {
+	v := c.r[u.dst]
+	if {{.Flags}} {
+		v = c.r[u.src]
+	}
+	c.set32(u.dst, v)
+	return true
+}
+
+func (c *CPU) opCmov64{{.Name}}(u *uop) bool {
+	v := c.r[u.dst]
+	if {{.Flags}} {
+		v = c.r[u.src]
+	}
+	c.set64(u.dst, v)
+	return true
+}
+{{end}}
+
+{{range $f := .Fusable}}{{range $cond := $.Conditions}}{{$op := operator $cond $f.Name}}{{if $op}}
+func (c *CPU) op{{$f.Name}}{{$f.Form}}{{$f.Width}}J{{$cond.Name}}(u *uop) bool {
+{{- if ne $f.Form "R"}}
+	v, ok := c.load{{$f.Width}}(c.ea(u))
+	if !ok {
+		return false
+	}
+{{- end}}
+	a, b := {{if eq $f.Form "M"}}uint64(v){{else}}c.r[u.dst]{{end}}, {{if eq $f.Form "L"}}uint64(v){{else}}c.r[u.src]+fusedImm(u){{end}}
+{{- if and (eq $f.Name "Cmp") $cond.Type}}
+	c.sub(a, b, {{$f.Width}})
+	return c.fused(u, {{$cond.Type}}{{$f.Width}}(a) {{$op}} {{$cond.Type}}{{$f.Width}}(b))
+{{- else}}
+	return c.fused(u, int64(c.{{$f.Func}}(a, b, {{$f.Width}})) {{$op}} 0)
+{{- end}}
+}
+{{end}}{{end}}{{end}}
+`))
+
+func main() {
+	log.SetFlags(0)
+	var out bytes.Buffer
+	err := text.Execute(&out, map[string]any{
+		"Names": names(), "Widths": widths, "Narrow": widths[:2], "Binaries": binaries, "Shifts": shifts, "Unaries": unaries,
+		"Extensions": extensions, "Conditions": conditions, "Fusable": fusable,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	src, err := format.Source(out.Bytes())
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := os.WriteFile("micro_gen.go", src, 0o666); err != nil {
+		log.Fatal(err)
+	}
+}

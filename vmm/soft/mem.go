@@ -1,0 +1,222 @@
+package soft
+
+import "encoding/binary"
+
+const (
+	pageSize = 4096
+	pageMask = pageSize - 1
+)
+
+// tlbSize is the number of entries of each TLB, which are direct-mapped by page number.
+const tlbSize = 1024
+
+// tlbEntry translates one page for accesses to data.
+type tlbEntry struct {
+	head
+	page *[pageSize]byte // nil outside RAM
+	phys uint64          // the page's physical address
+}
+
+const tagNone = 2
+
+// load8 reads a byte at a linear address, as the current privilege level. If it returns false, stop is set.
+func (c *CPU) load8(a uint64) (uint8, bool) {
+	e := &c.rd[a/pageSize%tlbSize]
+	if e.tag == a&^pageMask {
+		return e.page[a&pageMask], true
+	}
+	v, ok := c.loadSlow(a, 1)
+	return uint8(v), ok
+}
+
+func (c *CPU) load16(a uint64) (uint16, bool) {
+	e, o := &c.rd[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-2 {
+		return binary.LittleEndian.Uint16(e.page[o : o+2]), true
+	}
+	v, ok := c.loadSlow(a, 2)
+	return uint16(v), ok
+}
+
+func (c *CPU) load32(a uint64) (uint32, bool) {
+	e, o := &c.rd[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-4 {
+		return binary.LittleEndian.Uint32(e.page[o : o+4]), true
+	}
+	v, ok := c.loadSlow(a, 4)
+	return uint32(v), ok
+}
+
+func (c *CPU) load64(a uint64) (uint64, bool) {
+	e, o := &c.rd[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-8 {
+		return binary.LittleEndian.Uint64(e.page[o : o+8]), true
+	}
+	return c.loadSlow(a, 8)
+}
+
+// store8 writes a byte at a linear address, as the current privilege level. If it returns false, stop is set
+// and nothing was written.
+func (c *CPU) store8(a uint64, v uint8) bool {
+	e := &c.wr[a/pageSize%tlbSize]
+	if e.tag == a&^pageMask {
+		e.page[a&pageMask] = v
+		return true
+	}
+	return c.storeSlow(a, uint64(v), 1)
+}
+
+func (c *CPU) store16(a uint64, v uint16) bool {
+	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-2 {
+		binary.LittleEndian.PutUint16(e.page[o:o+2], v)
+		return true
+	}
+	return c.storeSlow(a, uint64(v), 2)
+}
+
+func (c *CPU) store32(a uint64, v uint32) bool {
+	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-4 {
+		binary.LittleEndian.PutUint32(e.page[o:o+4], v)
+		return true
+	}
+	return c.storeSlow(a, uint64(v), 4)
+}
+
+func (c *CPU) store64(a uint64, v uint64) bool {
+	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-8 {
+		binary.LittleEndian.PutUint64(e.page[o:o+8], v)
+		return true
+	}
+	return c.storeSlow(a, v, 8)
+}
+
+// load reads size bytes, 1 to 8, little-endian.
+func (c *CPU) load(a uint64, size uint8) (uint64, bool) {
+	switch size {
+	case 1:
+		v, ok := c.load8(a)
+		return uint64(v), ok
+	case 2:
+		v, ok := c.load16(a)
+		return uint64(v), ok
+	case 4:
+		v, ok := c.load32(a)
+		return uint64(v), ok
+	case 8:
+		return c.load64(a)
+	}
+	return c.loadSlow(a, size)
+}
+
+// store writes size bytes, 1 to 8, little-endian.
+func (c *CPU) store(a, v uint64, size uint8) bool {
+	switch size {
+	case 1:
+		return c.store8(a, uint8(v))
+	case 2:
+		return c.store16(a, uint16(v))
+	case 4:
+		return c.store32(a, uint32(v))
+	case 8:
+		return c.store64(a, v)
+	}
+	return c.storeSlow(a, v, size)
+}
+
+// loadW8 is load8 of an operand that the instruction will write: it raises what the write would, so that
+// the write does not fail later. The same goes for loadW16 to loadW64.
+func (c *CPU) loadW8(a uint64) (uint8, bool) {
+	e := &c.wr[a/pageSize%tlbSize]
+	if e.tag == a&^pageMask {
+		return e.page[a&pageMask], true
+	}
+	v, ok := c.loadWSlow(a, 1)
+	return uint8(v), ok
+}
+
+func (c *CPU) loadW16(a uint64) (uint16, bool) {
+	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-2 {
+		return binary.LittleEndian.Uint16(e.page[o : o+2]), true
+	}
+	v, ok := c.loadWSlow(a, 2)
+	return uint16(v), ok
+}
+
+func (c *CPU) loadW32(a uint64) (uint32, bool) {
+	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-4 {
+		return binary.LittleEndian.Uint32(e.page[o : o+4]), true
+	}
+	v, ok := c.loadWSlow(a, 4)
+	return uint32(v), ok
+}
+
+func (c *CPU) loadW64(a uint64) (uint64, bool) {
+	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-8 {
+		return binary.LittleEndian.Uint64(e.page[o : o+8]), true
+	}
+	return c.loadWSlow(a, 8)
+}
+
+// loadW reads size bytes, 1 to 8, little-endian, that the instruction will write.
+func (c *CPU) loadW(a uint64, size uint8) (uint64, bool) {
+	switch size {
+	case 1:
+		v, ok := c.loadW8(a)
+		return uint64(v), ok
+	case 2:
+		v, ok := c.loadW16(a)
+		return uint64(v), ok
+	case 4:
+		v, ok := c.loadW32(a)
+		return uint64(v), ok
+	case 8:
+		return c.loadW64(a)
+	}
+	return c.loadWSlow(a, size)
+}
+
+// load128 reads 16 bytes, which need not be aligned.
+func (c *CPU) load128(a uint64) (lo, hi uint64, ok bool) {
+	e, o := &c.rd[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-16 {
+		p := e.page[o : o+16]
+		return binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[8:]), true
+	}
+	return c.load128Slow(a, 0)
+}
+
+// store128 writes 16 bytes, which need not be aligned.
+func (c *CPU) store128(a, lo, hi uint64) bool {
+	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-16 {
+		p := e.page[o : o+16]
+		binary.LittleEndian.PutUint64(p, lo)
+		binary.LittleEndian.PutUint64(p[8:], hi)
+		return true
+	}
+	return c.store128Slow(a, lo, hi)
+}
+
+// load128Aligned and store128Aligned raise #GP(0) where a is not a multiple of 16.
+func (c *CPU) load128Aligned(a uint64) (lo, hi uint64, ok bool) {
+	if a%16 != 0 {
+		return 0, 0, c.faultCode(excGP, 0)
+	}
+	return c.load128(a)
+}
+
+func (c *CPU) store128Aligned(a, lo, hi uint64) bool {
+	if a%16 != 0 {
+		return c.faultCode(excGP, 0)
+	}
+	return c.store128(a, lo, hi)
+}
+
+// loadW128 reads 16 bytes that the instruction will write.
+func (c *CPU) loadW128(a uint64) (lo, hi uint64, ok bool) { return c.load128Slow(a, accWrite) }

@@ -1,0 +1,152 @@
+package soft
+
+import (
+	"slices"
+
+	"ftvm/vmm/soft/x86"
+)
+
+// floatLowering has the instructions of x87, MMX and SSE.
+var floatLowering = slices.Concat(moveLowering, integerVectorLowering, shuffleLowering, stringLowering,
+	floatVectorLowering, convertLowering, x87Lowering, stateLowering)
+
+// uopFunc executes a micro-operation.
+type uopFunc = func(c *CPU, u *uop) bool
+
+// needSSE makes the block check that SSE instructions may be executed, before the first of them.
+func (l *lowerer) needSSE() {
+	if !l.sse {
+		l.sse = true
+		l.emit(uop{fn: (*CPU).opCheckSSE})
+	}
+}
+
+// need makes the block check for what the instruction's registers belong to.
+func (l *lowerer) need() {
+	mmx, xmm := false, false
+	for _, a := range l.in.Arg {
+		mmx = mmx || a.Kind == x86.MMX
+		xmm = xmm || a.Kind == x86.XMM
+	}
+	if xmm {
+		l.needSSE()
+	}
+	if mmx {
+		l.emit(uop{fn: (*CPU).opCheckMMX})
+	}
+}
+
+// vector tells in which slot of the vector file operand i will be: a register's, or xT, to which a memory
+// operand is loaded and extended by zeros. Memory of 16 bytes has to be aligned if aligned is set.
+func (l *lowerer) vector(i int, aligned bool) uint8 {
+	a := l.in.Arg[i]
+	switch a.Kind {
+	case x86.XMM:
+		return a.Reg
+	case x86.MMX:
+		return xR + a.Reg
+	}
+	l.loadVector(xT, a.Size, aligned)
+	return xT
+}
+
+// loadVector emits the load of a memory operand of size bytes.
+func (l *lowerer) loadVector(slot, size uint8, aligned bool) {
+	u := uop{dst: slot, imm: uint64(size)}
+	switch {
+	case size == 16 && aligned:
+		u.fn = (*CPU).opLoadAligned
+	case size == 16:
+		u.fn = (*CPU).opLoadVector
+	case size == 8:
+		u.fn = (*CPU).opLoad64V
+	case size == 4:
+		u.fn = (*CPU).opLoad32V
+	default:
+		u.fn = (*CPU).opLoadSmallV
+	}
+	l.address(&u, size, readOnly)
+	l.emit(u)
+}
+
+// storeVector emits the store of the low size bytes of a slot.
+func (l *lowerer) storeVector(slot, size uint8, aligned bool) {
+	u := uop{src: slot}
+	switch {
+	case size == 16 && aligned:
+		u.fn = (*CPU).opStoreAligned
+	case size == 16:
+		u.fn = (*CPU).opStoreVector
+	case size == 8:
+		u.fn = (*CPU).opStore64V
+	default:
+		u.fn = (*CPU).opStore32V
+	}
+	l.address(&u, size, writeFirst)
+	l.emit(u)
+}
+
+// vectorOp lowers an instruction of a vector destination, a vector or memory source, and perhaps an
+// immediate. Either function may be nil if there is no such form.
+func vectorOp(xmm, mmx uopFunc) lowerFunc {
+	return func(l *lowerer) {
+		fn := xmm
+		if l.in.Arg[0].Kind == x86.MMX {
+			fn = mmx
+		}
+		l.need()
+		src := l.vector(1, true)
+		dst := l.vector(0, true)
+		l.emit(uop{fn: fn, dst: dst, src: src, imm: uint64(l.in.Imm)})
+	}
+}
+
+// Makers of micro-operations v[dst] = f(v[dst], v[src]).
+
+// half is f on 64 bits.
+type half = func(a, b uint64) uint64
+
+// wide is f on 128 bits, with an immediate.
+type wide = func(a, b vec, imm uint8) vec
+
+func opHalves(f half) uopFunc {
+	return func(c *CPU, u *uop) bool {
+		x, y := &c.fpu.v[u.dst&31], &c.fpu.v[u.src&31]
+		x.lo, x.hi = f(x.lo, y.lo), f(x.hi, y.hi)
+		return true
+	}
+}
+
+func opWide(f wide) uopFunc {
+	return func(c *CPU, u *uop) bool {
+		x, y := &c.fpu.v[u.dst&31], &c.fpu.v[u.src&31]
+		*x = f(*x, *y, uint8(u.imm))
+		return true
+	}
+}
+
+func opMMX(f func(a, b uint64, imm uint8) uint64) uopFunc {
+	return func(c *CPU, u *uop) bool {
+		c.fpu.setMMX(u.dst, f(c.fpu.v[u.dst&31].lo, c.fpu.v[u.src&31].lo, uint8(u.imm)))
+		return true
+	}
+}
+
+// enterMMX is what every MMX instruction but EMMS does to the x87 state (SDM vol. 1, 9.5.1).
+func (f *fpu) enterMMX() { f.top, f.valid = 0, 0xff }
+
+// setMMX writes a register of MMX: sign and exponent become all ones (SDM vol. 1, 9.2.2).
+func (f *fpu) setMMX(slot uint8, v uint64) {
+	f.enterMMX()
+	f.v[slot&31] = vec{v, 0xffff}
+}
+
+// halves lowers an instruction that treats each 64 bits alike, in SSE and, where it exists, MMX.
+func halves(f half) lowerFunc {
+	return vectorOp(opHalves(f), opMMX(func(a, b uint64, _ uint8) uint64 { return f(a, b) }))
+}
+
+// fast is halves, with a function of its own for SSE.
+func fast(xmm uopFunc, f half) lowerFunc {
+	return vectorOp(xmm, opMMX(func(a, b uint64, _ uint8) uint64 { return f(a, b) }))
+}
