@@ -38,6 +38,9 @@ var engineKinds = []engineKind{
 // was chosen for them, and the reason.
 func (g *guestFlags) chooseEngine() (k *engineKind, why string, err error) {
 	name := g.engine
+	if g.clock != "" && !slices.ContainsFunc(engineKinds, func(k engineKind) bool { return slices.Contains(k.clocks, g.clock) }) {
+		return nil, "", fmt.Errorf("--clock %s: there are exits and step of engine kvm, and instructions of engine soft", g.clock)
+	}
 	if name == "auto" {
 		name, why = g.autoEngine()
 	}
@@ -50,7 +53,7 @@ func (g *guestFlags) chooseEngine() (k *engineKind, why string, err error) {
 		g.clock = k.clocks[0]
 	}
 	if !slices.Contains(k.clocks, g.clock) {
-		return nil, "", fmt.Errorf("--clock %s: engine %s has %s", g.clock, name, strings.Join(k.clocks, " and "))
+		return nil, "", fmt.Errorf("--clock %s: engine %s has the clock %s", g.clock, name, strings.Join(k.clocks, " or "))
 	}
 	if g.epoch == 0 {
 		g.epoch = k.epoch
@@ -60,17 +63,16 @@ func (g *guestFlags) chooseEngine() (k *engineKind, why string, err error) {
 
 // autoEngine chooses by what lockstep needs: kvm where it holds there for this guest, else soft.
 func (g *guestFlags) autoEngine() (name, why string) {
-	switch _, err := os.Stat("/dev/kvm"); {
-	case g.clock == "exits" || g.clock == "step":
-		return "kvm", "its is the clock " + g.clock
+	_, err := os.Stat("/dev/kvm")
+	switch {
+	case g.clock == "instructions":
+		return "soft", "for the clock instructions"
 	case g.clock != "":
-		return "soft", "its is the clock " + g.clock
+		return "kvm", "for the clock " + g.clock
 	case g.kernel != "":
 		return "soft", "KVM cannot keep replicas of just any kernel alike"
 	case errors.Is(err, fs.ErrNotExist):
 		return "soft", "there is no /dev/kvm"
-	case err != nil:
-		return "soft", err.Error()
 	}
 	return "kvm", "the ledger guest uses nothing that differs between hosts"
 }

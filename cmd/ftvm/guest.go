@@ -18,6 +18,7 @@ import (
 	"ftvm/replica/pair"
 	"ftvm/vmm"
 	"ftvm/vmm/boot"
+	"ftvm/vmm/soft"
 )
 
 // guestFlags describe the virtual machine. They are the same for every command that runs one.
@@ -49,6 +50,9 @@ type guest struct {
 	mem      []byte
 	disks    []*host.Disk
 	settings []pair.Setting
+	// undefined counts the instructions that raised #UD because the engine does not have them; nil if it
+	// cannot tell.
+	undefined func() map[string]uint64
 }
 
 // maxFile bounds what is read as a kernel or initrd, in bytes.
@@ -136,6 +140,9 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 	v.machine = vmm.NewMachine(engine, ram, devices.New(config, ram))
 	if err := engine.SetState(state); err != nil {
 		return nil, err
+	}
+	if c, ok := engine.(*soft.CPU); ok {
+		v.undefined = c.Undefined
 	}
 	v.settings = []pair.Setting{
 		{Name: "guest memory", Value: host.FormatSize(size)},

@@ -67,7 +67,7 @@ func TestUsage(t *testing.T) {
 		{"run", "the ledger guest needs a disk: add --disk IMG (and create one with: ftvm disk create IMG --size 64M)"},
 		{"run --epoch 0", "--epoch 0: an epoch must have some length"},
 		{"run --epoch -1", "invalid argument"},
-		{"run --engine soft", "--engine soft: there are auto and kvm"},
+		{"run --engine steam", "--engine steam: there are auto, kvm and soft"},
 		{"run --mem 64X", "--mem: "},
 		{"run --mem 0 --disk " + blank, "--mem 0: "},
 		{"run --mem -5M", "--mem: "},
@@ -355,7 +355,7 @@ func TestDivergenceReport(t *testing.T) {
 
 func TestStats(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "stats.json")
-	if err := writeStats(path, pair.Report{Role: "primary", Position: 7}); err != nil {
+	if err := writeStats(path, stats{Report: pair.Report{Role: "primary", Position: 7}}); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(path)
@@ -370,7 +370,7 @@ func TestStats(t *testing.T) {
 	if strings.Contains(string(data), "takeover") || !strings.HasSuffix(string(data), "}\n") {
 		t.Errorf("wrote %s", data)
 	}
-	if err := writeStats(t.TempDir(), pair.Report{}); err == nil || !strings.HasPrefix(err.Error(), "--stats: ") {
+	if err := writeStats(t.TempDir(), stats{}); err == nil || !strings.HasPrefix(err.Error(), "--stats: ") {
 		t.Errorf("to a directory: %v", err)
 	}
 }

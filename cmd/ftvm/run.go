@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"runtime"
+	"runtime/pprof"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,11 +33,13 @@ type replicaFlags struct {
 	commit    string
 	maxLag    uint64
 	diverged  string
+	profile   string
 }
 
 func (r *replicaFlags) register(c *cobra.Command, replicated bool) {
 	f := c.Flags()
 	f.StringVar(&r.stats, "stats", "", "write what happened to this file as JSON at the end")
+	f.StringVar(&r.profile, "cpu-profile", "", "write a profile of this process to this file, for go tool pprof")
 	f.DurationVar(&r.epochTime, "epoch-time", 10*time.Millisecond, "end an epoch at the first exit after this time")
 	r.heartbeat, r.suspect, r.commit, r.maxLag = 10*time.Millisecond, 5, "held", 64
 	if replicated {
@@ -128,6 +133,16 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 			return fmt.Errorf("--stats: %w", err)
 		}
 	}
+	if r.profile != "" {
+		f, err := os.Create(r.profile)
+		if err != nil {
+			return fmt.Errorf("--cpu-profile: %w", err)
+		}
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return fmt.Errorf("--cpu-profile: %w", errors.Join(err, f.Close()))
+		}
+		defer func() { pprof.StopCPUProfile(); err = errors.Join(err, f.Close()) }()
+	}
 	// KVM wants all calls for one vCPU to come from one thread. While the guest runs, that thread
 	// keeps one of Go's processors; the others are for everything else.
 	runtime.LockOSThread()
@@ -175,7 +190,13 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 	if d := (*epoch.Divergence)(nil); errors.As(err, &d) {
 		err = errors.Join(err, writeDivergence(r.diverged, d))
 	}
-	report := n.Report()
+	report := stats{Report: n.Report()}
+	if v.undefined != nil {
+		report.Undefined = v.undefined()
+		for _, name := range slices.Sorted(maps.Keys(report.Undefined)) {
+			log.Warn(fmt.Sprintf("the guest tried %s, which this CPU does not have (#UD)", name), "times", report.Undefined[name])
+		}
+	}
 	if r.stats != "" {
 		err = errors.Join(err, writeStats(r.stats, report))
 	}
@@ -187,7 +208,7 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 		log.Info("stopped; the guest did not switch itself off", "position", report.Position)
 		return nil
 	}
-	return epilogue(log, end, report)
+	return epilogue(log, end, report.Report)
 }
 
 // epilogue tells how the guest ended, and turns that into an exit code.
@@ -225,7 +246,14 @@ func writeDivergence(path string, d *epoch.Divergence) error {
 	return fmt.Errorf("this replica's state there is in %s", path)
 }
 
-func writeStats(path string, report pair.Report) error {
+// stats is what --stats writes.
+type stats struct {
+	pair.Report
+	// Undefined counts, by name, the guest's instructions that the engine does not have.
+	Undefined map[string]uint64 `json:"undefined_instructions,omitempty"`
+}
+
+func writeStats(path string, report stats) error {
 	data, err := json.MarshalIndent(report, "", "  ")
 	if err != nil {
 		return err

@@ -46,7 +46,7 @@ func TestNoKVM(t *testing.T) {
 			copyFile(t, lab.Binary(), filepath.Join(root, "ftvm"), 0o755)
 			copyFile(t, image(t, imageSize, ""), filepath.Join(root, "disk.img"), 0o666)
 
-			for _, command := range []string{"run --disk /disk.img", "primary --listen 127.0.0.1:0 --disk /disk.img"} {
+			for _, command := range []string{"run --engine kvm --disk /disk.img", "primary --engine kvm --listen 127.0.0.1:0 --disk /disk.img"} {
 				nobody := &syscall.Credential{Uid: 65534, Gid: 65534}
 				cmd := exec.CommandContext(ctx, "/ftvm", strings.Fields(command)...)
 				cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: nobody, Pdeathsig: unix.SIGKILL}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"ftvm/vmm"
+	"ftvm/vmm/soft/x86"
 )
 
 // TickNs is guest time per instruction. It is small enough that no host executes instructions faster than
@@ -33,6 +34,17 @@ func New(ram *vmm.RAM) *CPU {
 		}
 	})
 	return c
+}
+
+// Undefined tells how often instructions that exist, but not on this CPU, raised #UD, by their names.
+func (c *CPU) Undefined() map[string]uint64 {
+	counts := map[string]uint64{}
+	for op, n := range c.undefined {
+		if n != 0 {
+			counts[x86.Op(op).String()] = n
+		}
+	}
+	return counts
 }
 
 // Clock is vmm.Engine's.
