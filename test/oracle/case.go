@@ -138,7 +138,7 @@ const NoReg = 0xff
 // NoVector is Outcome.Vector of an instruction that completed.
 const NoVector = 0xff
 
-// Outcome is what a case did.
+// Outcome is what a case did. What is never compared of FX is zero (alwaysMasked).
 type Outcome struct {
 	CS uint16
 	State
@@ -158,27 +158,37 @@ func (c *Case) Apply(data []byte) {
 	}
 }
 
-// Bytes returns n bytes of the data area before c, from linear address addr, as far as they lie within.
+// bytes returns n bytes of memory before c, from linear address addr, as far as there is memory.
 func (c *Case) bytes(addr uint64, n int) []byte {
 	out := make([]byte, 0, n)
 	for i := range uint64(n) {
-		off := addr + i - DataBase
-		if off >= DataSize {
+		b, ok := c.byteAt(addr + i)
+		if !ok {
 			break
 		}
-		out = append(out, c.byteAt(uint16(off)))
+		out = append(out, b)
 	}
 	return out
 }
 
-// byteAt is the byte at offset in the data area before c.
-func (c *Case) byteAt(offset uint16) byte {
+// byteAt is the byte at addr before c.
+func (c *Case) byteAt(addr uint64) (b byte, ok bool) {
+	if code := addr - CodeBase; code < CodeSize {
+		if at := addr - c.RIP; at < uint64(len(c.Code)) {
+			return c.Code[at], true
+		}
+		return CodeFill, true
+	}
+	at := addr - DataBase
+	if at >= DataSize {
+		return 0, false
+	}
 	for i := len(c.Memory) - 1; i >= 0; i-- {
-		if p := c.Memory[i]; offset >= p.Offset && int(offset-p.Offset) < len(p.Data) {
-			return p.Data[offset-p.Offset]
+		if p := c.Memory[i]; at-uint64(p.Offset) < uint64(len(p.Data)) {
+			return p.Data[at-uint64(p.Offset)], true
 		}
 	}
-	return pristine[offset]
+	return pristine[at], true
 }
 
 var pristine = Pristine()

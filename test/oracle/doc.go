@@ -26,7 +26,8 @@
 //
 //   - near branches with an operand-size prefix in 64-bit mode: Intel ignores it, AMD truncates RIP;
 //   - LZCNT and TZCNT (F3 with BSR and BSF), which a CPU of x86-64-v2 executes as BSR and BSF;
-//   - loads of segment registers, and SYSCALL, SYSENTER and INT 80h, which the host's kernel would answer;
+//   - LOCK with MOV to and from control registers, AMD's encoding of CR8, and bit 17 of MXCSR, which only AMD has;
+//   - loads of segment registers, far transfers, and SYSCALL, SYSENTER and INT 80h, which the host's kernel would answer;
 //   - SGDT, SIDT, SLDT, STR, SMSW, which the host's kernel answers when UMIP is set.
 //
 // Recorder and Generator are for one goroutine each. Read case.go first, then generate.go; forms.go has the

@@ -15,15 +15,15 @@ type Form struct {
 	digit  int    // ModRM.reg where it is part of the opcode, or -1
 	args   []arg
 
-	only     [2]bool // by Mode: the form exists
-	lock     bool    // LOCK is allowed, with a memory destination
-	step     bool    // may not go on to the next instruction, so that the recorder has to step
-	rep      bool    // a string instruction
-	wide     bool    // the operand size is 64 bits in 64-bit mode, or 16 with a prefix
-	branch   bool    // a near branch: as wide, and no operand-size prefix in 64-bit mode
-	noPrefix bool    // redundant prefixes would make it another instruction
-	countInCL bool
-	unit     unit
+	only      [2]bool // by Mode: the form exists
+	lock      bool    // LOCK is allowed, with a memory destination
+	step      bool    // may not go on to the next instruction, so that the recorder has to step
+	rep       bool    // a string instruction
+	wide      bool    // the operand size is 64 bits in 64-bit mode, or 16 with a prefix
+	branch    bool    // a near branch: as wide, and no operand-size prefix in 64-bit mode
+	noPrefix  bool    // redundant prefixes would make it another instruction
+	countInCL bool    // of a shift
+	unit      unit
 
 	undefined uint64                 // flags that the manual always leaves undefined
 	mask      func(c *Case, m *Mask) // what else is undefined
@@ -68,7 +68,8 @@ var formByName = func() map[string]*Form {
 // the digit of ModRM.reg behind a slash; operands are the manual's codes, and what is implied stands
 // as the manual writes it. Two more codes: Z is the register in the opcode's last bits, and what follows M for x87 is the format.
 //
-// Options: lock, step, rep, wide, branch, alone (no redundant prefixes); 32 and 64, the only mode;
+// Options: lock, step, rep, wide, branch, alone (no redundant prefixes); 32 and 64, the only mode; x87, mmx and
+// sse, where operands do not tell the unit;
 // u=FLAGS, undefined flags; the rest are names in masks and setters.
 const intTable = `
 TEST  84    Eb,Gb     u=A
@@ -143,10 +144,10 @@ PUSH  0FA8  GS        wide stack pushseg
 POP   58    Zv        wide stack
 POP   8F/0  Ev        wide stack
 PUSHF 9C    Fv        wide stack
-POPF  9D    Fv        wide stack step popf
+POPF  9D    Fv        wide step popf
 PUSHA 60    -         32 stack
 POPA  61    -         32 stack
-ENTER C8    Iw,Ib     wide stack enter
+ENTER C8    Iw,Ib     wide enter
 LEAVE C9    -         wide leave
 XLAT  D7    -         xlat
 BSWAP 0FC8  Zv        bswap
@@ -176,9 +177,9 @@ JMP   EB    Jb        step branch
 JMP   E9    Jz        step branch
 JMP   FF/4  Ev        step branch target
 CALL  E8    Jz        step branch stack
-CALL  FF/2  Ev        step branch stack target
-RET   C3    -         step branch stack ret
-RET   C2    Iw        step branch stack ret
+CALL  FF/2  Ev        step branch call
+RET   C3    -         step branch ret
+RET   C2    Iw        step branch ret
 LOOPNE E0   Jb        step branch loop
 LOOPE E1    Jb        step branch loop
 LOOP  E2    Jb        step branch loop
@@ -195,10 +196,10 @@ SCAS  AE    AL,Yb     rep step equal
 SCAS  AF    rAX,Yv    rep step equal
 INS   6C    Yb,DX     rep step
 OUTS  6F    DX,Xz     rep step
-DAA   27    AL        32 u=O bcd
-DAS   2F    AL        32 u=O bcd
-AAA   37    AX        32 u=OSZP bcd
-AAS   3F    AX        32 u=OSZP bcd
+DAA   27    AL        32 u=O
+DAS   2F    AL        32 u=O
+AAA   37    AX        32 u=OSZP
+AAS   3F    AX        32 u=OSZP
 AAM   D4    AX,Ib     32 u=OAC
 AAD   D5    AX,Ib     32 u=OAC
 BOUND 62    Gv,Ma     32 bound
@@ -214,9 +215,9 @@ PREFETCHW 0F0D/1 Mb
 MOVNTI 0FC3 My,Gy     alone
 UD2   0F0B  -
 UD1   0FB9  Gd,Ed
-LFENCE 0FAE/5 -       alone fence
-MFENCE 0FAE/6 -       alone fence
-SFENCE 0FAE/7 -       alone fence
+LFENCE 0FAE/5 -       alone
+MFENCE 0FAE/6 -       alone
+SFENCE 0FAE/7 -       alone
 CLFLUSH 0FAE/7 Mb     alone
 HLT   F4    -
 CLI   FA    -
@@ -241,10 +242,10 @@ INVLPG 0F01/7 Mb
 LMSW  0F01/6 Ew
 LLDT  0F00/2 Ew
 LTR   0F00/3 Ew
-LDMXCSR 0FAE/2 Md     alone ldmxcsr
-STMXCSR 0FAE/3 Md     alone
-FXSAVE 0FAE/0 Mx      alone fxsave
-FXRSTOR 0FAE/1 Mx     alone fxrstor
+LDMXCSR 0FAE/2 Md     alone sse ldmxcsr
+STMXCSR 0FAE/3 Md     alone sse
+FXSAVE 0FAE/0 Mx      alone mmx fxsave
+FXRSTOR 0FAE/1 Mx     alone mmx
 `
 
 // expand makes the forms that come in rows of eight or sixteen, or in pairs.
@@ -344,12 +345,9 @@ func newForm(mnemonic, opcode, args string, options []string) *Form {
 var implied = map[string]bool{"CL": true, "CS": true, "ES": true, "GS": true}
 
 func (f *Form) addArg(a string) {
-	if len(a) < 2 || !strings.ContainsRune("EGMRZIJOXYVWUPQNC", rune(a[0])) || implied[a] {
-		return
-	}
 	kind, typ := a[0], a[1:]
-	if a == "M" {
-		typ = ""
+	if !strings.ContainsRune("EGMRZIJOXYVWUPQNC", rune(kind)) || implied[a] {
+		return
 	}
 	f.args = append(f.args, arg{kind, typ})
 	u := unitInt
@@ -384,7 +382,7 @@ func (f *Form) addOption(o string) {
 	case "step":
 		f.step = true
 	case "rep":
-		f.rep = true
+		f.rep, f.after = true, laters[o]
 	case "wide":
 		f.wide = true
 	case "branch":
@@ -399,6 +397,8 @@ func (f *Form) addOption(o string) {
 		f.unit = unitX87
 	case "mmx":
 		f.unit = unitMMX
+	case "sse":
+		f.unit = unitSSE
 	case "cl":
 		f.countInCL = true
 	default:

@@ -91,16 +91,16 @@ type gen struct {
 	mem                    mem
 	imm                    []byte
 
-	memArg arg  // the operand that is in memory
-	patch  int  // its entry in Memory, if there is one
+	memArg arg      // the operand that is in memory
 	pinned [16]bool // registers that an address is made of
 }
 
 // mem is how a memory operand is encoded.
 type mem struct {
 	mod         byte
-	rm, base    byte   // ModRM.rm, and the base register; none if noReg
-	index       byte   // or NoReg
+	rm          byte // ModRM.rm, if there is no base
+	base        byte // or NoReg
+	index       byte // or NoReg
 	shift       byte
 	sib         bool
 	disp        []byte
@@ -181,7 +181,7 @@ func (g *gen) choosePrefixes() {
 	case g.op66:
 		g.Size = 2
 	}
-	if len(f.args) > 0 && f.args[0].typ == "b" || len(f.args) > 1 && f.args[1].typ == "b" && f.rep {
+	if len(f.args) > 0 && f.args[0].typ == "b" && f.args[0].kind != 'J' {
 		g.Size = 1
 	}
 
@@ -198,7 +198,6 @@ func (g *gen) choosePrefixes() {
 	if hasMemory && oneIn(r, 16) || oneIn(r, 100) {
 		g.op67 = true
 	}
-	g.lock = f.lock && oneIn(r, 6) || oneIn(r, 400)
 }
 
 // registers is how many there are of the general and of the XMM kind.
@@ -240,6 +239,7 @@ func (g *gen) chooseRegisters() {
 	if f.digit >= 0 {
 		g.reg = uint8(f.digit)
 	}
+	g.lock = f.lock && (g.memory && oneIn(r, 4) || oneIn(r, 40)) || oneIn(r, 400)
 	g.Reg = g.reg
 	if !g.memory {
 		g.RM = g.rm
@@ -255,9 +255,6 @@ func (g *gen) chooseUnitState() {
 	}
 	if f.unit >= unitMMX {
 		randomSSE(r, &g.FX)
-	}
-	if g.FX.FTW() == 0 && oneIn(r, 3) {
-		randomX87(r, &g.FX)
 	}
 	for _, a := range f.args {
 		switch a.kind {
@@ -288,9 +285,6 @@ func (g *gen) chooseUnitState() {
 	if f.unit >= unitSSE && oneIn(r, 8) && g.RM != NoReg { // equal operands
 		copy(g.FX.XMM(int(g.reg)), g.FX.XMM(int(g.rm)))
 	}
-	if f.unit == unitSSE && oneIn(r, 8) || f.has("") {
-		copy(g.FX.XMM(0), edgeData(r, "dq", 16))
-	}
 }
 
 // setMMX gives MMn a value. MMn is the physical x87 register n, and the image has them by their distance from TOP.
@@ -316,9 +310,9 @@ func (g *gen) chooseImmediates() {
 		case "w":
 			n = 2
 		case "z":
-			n = min(g.operandSize(), 4)
+			n = min(int(g.Size), 4)
 		case "v":
-			n = g.operandSize()
+			n = int(g.Size)
 		}
 		switch {
 		case a.kind == 'O':
@@ -334,14 +328,6 @@ func (g *gen) chooseImmediates() {
 	}
 }
 
-// operandSize is that of typ v.
-func (g *gen) operandSize() int {
-	if g.Size == 1 {
-		return 1
-	}
-	return int(g.Size)
-}
-
 // addressSize is the effective address size in bytes.
 func (g *gen) addressSize() int {
 	switch {
@@ -353,22 +339,24 @@ func (g *gen) addressSize() int {
 	return 4
 }
 
+// dataSizes are the sizes in bytes of operands that have but one.
+var dataSizes = map[string]uint16{
+	"b": 1, "w": 2, "d": 4, "q": 8, "dq": 16, "ps": 16, "pd": 16, "ss": 4, "sd": 8, "ps2": 8, "pi": 8,
+	"f32": 4, "f64": 8, "f80": 10, "i16": 2, "i32": 4, "i64": 8, "bcd": 10, "x": 512,
+}
+
 // dataSize is how many bytes of memory operand a takes.
 func (g *gen) dataSize(a arg) uint16 {
-	sizes := map[string]uint16{
-		"b": 1, "w": 2, "d": 4, "q": 8, "dq": 16, "ps": 16, "pd": 16, "ss": 4, "sd": 8, "ps2": 8, "pi": 8,
-		"f32": 4, "f64": 8, "f80": 10, "i16": 2, "i32": 4, "i64": 8, "bcd": 10, "x": 512,
-	}
 	switch a.typ {
 	case "v":
-		return uint16(g.operandSize())
+		return uint16(g.Size)
 	case "y":
 		if g.rexW {
 			return 8
 		}
 		return 4
 	case "z":
-		return uint16(min(g.operandSize(), 4))
+		return min(uint16(g.Size), 4)
 	case "a":
 		return 2 * uint16(g.Size)
 	case "c":
@@ -396,7 +384,7 @@ func (g *gen) dataSize(a arg) uint16 {
 		}
 		return n
 	}
-	return sizes[a.typ]
+	return dataSizes[a.typ]
 }
 
 // target chooses the linear address for a memory operand of n bytes.
@@ -453,7 +441,6 @@ func (g *gen) segmentBase(segment int) uint64 {
 // setAddr notes where the memory operand is, and puts data of a type there.
 func (g *gen) setAddr(addr uint64, n int, typ string) {
 	g.Addr, g.Bytes = g.Mode.truncate(addr), uint16(n)
-	g.patch = len(g.Memory)
 	g.poke(g.Addr, edgeData(g.r, typ, n))
 }
 
@@ -642,14 +629,8 @@ func (g *gen) encode() []byte {
 	add(g.rep != 0, g.rep)
 	add(f.prefix != 0, f.prefix)
 	r.Shuffle(len(legacy), func(i, j int) { legacy[i], legacy[j] = legacy[j], legacy[i] })
-	if oneIn(r, 200) && g.Mode == Mode64 { // a REX that is not next to the opcode is none
-		legacy = append([]byte{0x48 | byte(r.IntN(8))}, legacy...)
-		if len(legacy) == 1 {
-			legacy = append(legacy, 0x2e)
-			if g.seg != 0 {
-				legacy[1] = g.seg
-			}
-		}
+	if len(legacy) > 0 && g.Mode == Mode64 && oneIn(r, 60) { // a REX that is not next to the opcode is none
+		legacy = append([]byte{0x40 | byte(r.IntN(16))}, legacy...)
 	}
 
 	reg, rm := g.reg, g.rm
@@ -661,9 +642,7 @@ func (g *gen) encode() []byte {
 	var tail []byte
 	if f.modRM() {
 		if g.memory {
-			m := &g.mem
 			tail = g.encodeMemory(reg, &rex)
-			_ = m
 		} else {
 			tail = []byte{0xc0 | reg&7<<3 | rm&7}
 			rex |= rm >> 3 & 1

@@ -1,3 +1,5 @@
+//go:build ignore
+
 /*
  * recorder executes single instructions on the CPU it runs on and reports what they did.
  *
@@ -37,7 +39,6 @@ enum {
 	PAGE = 4096,
 	CODE_SIZE = CODE_PAGES * PAGE,
 	DATA_SIZE = DATA_PAGES * PAGE,
-	MAX_CODE = 15,
 	TF = 1 << 8,
 	RF = 1 << 16, /* set in what a fault pushes */
 	NO_VECTOR = 0xff,

@@ -176,6 +176,9 @@ func (r *Recorder) read(o *Outcome) error {
 	o.RIP = le.Uint64(b[20+8*16:])
 	o.Flags = le.Uint64(b[20+8*17:])
 	copy(o.FX[:], b[20+8*18:])
+	for _, m := range alwaysMasked {
+		clear(o.FX[m[0]:][:m[1]])
+	}
 	// Linux sets P in the error code for addresses of the kernel, not to tell what is there.
 	if o.Vector == vecPF && o.CR2 >= 1<<47 {
 		o.Error &^= 1
