@@ -20,7 +20,7 @@ CONCURRENT = ./host/... ./replica/... ./vmm/kvm/...
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## the static binary ./ftvm
@@ -82,7 +82,19 @@ proto: ## regenerate proto/*.pb.go (needs protoc)
 guests: ## rebuild the embedded guest (needs gcc)
 	$(MAKE) -C guests/ledger
 
+.PHONY: guest-linux
+guest-linux: ## Debian's cloud kernel and an initrd with busybox, by apt (guests/linux/README.md)
+	guests/linux/build
+
+.PHONY: guest-linux-debian
+guest-linux-debian: ## the same, and a disk with Debian's user space (needs root)
+	guests/linux/build debian
+
+.PHONY: stock-kvm
+stock-kvm: ## the engine contract on upstream KVM, in QEMU; RUN='[-f FILE]... COMMAND' for another command
+	test/stockkvm/run $(RUN)
+
 .PHONY: clean
 clean: ## remove what was built and is not committed
-	rm -rf ftvm .bin
+	rm -rf ftvm .bin guests/linux/out
 	$(MAKE) -C guests/ledger clean

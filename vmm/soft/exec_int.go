@@ -382,6 +382,9 @@ func (c *CPU) xadd(u *uop, in *x86.Inst) bool {
 	}
 	b, _ := c.arg(u, in, 1)
 	r := c.add(a, b, 8*in.Arg[0].Size)
+	if in.Arg[0].Kind == x86.MemOp { // first, as its address may depend on the register
+		return c.setArg(u, in, 0, r) && c.setArg(u, in, 1, a)
+	}
 	c.setArg(u, in, 1, a)
 	return c.setArg(u, in, 0, r)
 }
@@ -540,51 +543,36 @@ func (c *CPU) salc(*uop, *x86.Inst) bool {
 	return true
 }
 
-// Decimal arithmetic (SDM vol. 2A). The adjustments set SF, ZF and PF from AL, and leave OF 0.
+// Decimal arithmetic (SDM vol. 2A). The flags that the manual leaves undefined are those of the addition or
+// subtraction that adjusts, as on AMD's Zen 5.
 
-func (c *CPU) daa(*uop, *x86.Inst) bool { return c.decimal(1) }
-func (c *CPU) das(*uop, *x86.Inst) bool { return c.decimal(^uint64(0)) }
+func (c *CPU) daa(*uop, *x86.Inst) bool { return c.decimal((*CPU).add) }
+func (c *CPU) das(*uop, *x86.Inst) bool { return c.decimal((*CPU).sub) }
 
-// decimal adjusts AL after an addition, or a subtraction, of two packed decimal digits; sign is 1 or -1.
-func (c *CPU) decimal(sign uint64) bool {
-	al, cf, af := c.r[vmm.RAX]&0xff, c.cf(), c.afl()
-	af = af || al&0xf > 9
-	cf = cf || al > 0x99
-	r := al
-	if af {
-		r += 6 * sign
-	}
-	carry := cf
-	if af && sign != 1 {
-		carry = carry || al < 6
-	}
-	if cf {
-		r += 0x60 * sign
-	}
-	c.set8(vmm.RAX, r)
-	c.adjusted(r, flagCF*bit(carry)|flagAF*bit(af))
+// decimal adjusts AL after op was done with two packed decimal digits in each operand.
+func (c *CPU) decimal(op operation) bool {
+	al := c.r[vmm.RAX] & 0xff
+	half, carry := c.afl() || al&0xf > 9, c.cf() || al > 0x99
+	c.set8(vmm.RAX, op(c, al, 6*bit(half)+0x60*bit(carry), 8))
+	c.setCarries(carry || c.cf(), half)
 	return true
 }
 
-// adjusted sets the flags that follow from AL, and others that are given.
-func (c *CPU) adjusted(al, others uint64) {
-	c.flagsLogic(signed(al, 8))
-	c.setArith(c.arith() | others)
-}
+func (c *CPU) aaa(*uop, *x86.Inst) bool { return c.ascii((*CPU).add) }
+func (c *CPU) aas(*uop, *x86.Inst) bool { return c.ascii((*CPU).sub) }
 
-func (c *CPU) aaa(*uop, *x86.Inst) bool { return c.ascii(0x106) }
-func (c *CPU) aas(*uop, *x86.Inst) bool { return c.ascii(^uint64(0x105)) }
-
-// ascii adjusts AX after an addition or subtraction of two unpacked decimal digits.
-func (c *CPU) ascii(by uint64) bool {
+// ascii adjusts AX after op was done with one decimal digit in each operand.
+func (c *CPU) ascii(op operation) bool {
 	ax := c.r[vmm.RAX]
-	adjust := c.afl() || ax&0xf > 9
-	if adjust {
-		ax += by
-	}
-	c.set16(vmm.RAX, ax&^0xf0)
-	c.adjusted(ax&0xf, (flagCF|flagAF)*bit(adjust))
+	carry := c.afl() || ax&0xf > 9
+	c.set16(vmm.RAX, op(c, ax, 0x106*bit(carry), 16)&^0xf0)
+	c.setCarries(carry, carry)
 	return true
+}
+
+// setCarries sets CF and AF and keeps all other flags.
+func (c *CPU) setCarries(cf, af bool) {
+	c.setArith(c.arith()&^(flagCF|flagAF) | flagCF*bit(cf) | flagAF*bit(af))
 }
 
 func (c *CPU) aam(u *uop, in *x86.Inst) bool {
@@ -594,14 +582,12 @@ func (c *CPU) aam(u *uop, in *x86.Inst) bool {
 	}
 	al := c.r[vmm.RAX] & 0xff
 	c.set16(vmm.RAX, al/base<<8|al%base)
-	c.adjusted(al%base, 0)
+	c.flagsLogic(signed(al%base, 8))
 	return true
 }
 
 func (c *CPU) aad(u *uop, in *x86.Inst) bool {
 	ax := c.r[vmm.RAX]
-	al := (ax + ax>>8*(uint64(in.Imm)&0xff)) & 0xff
-	c.set16(vmm.RAX, al)
-	c.adjusted(al, 0)
+	c.set16(vmm.RAX, c.add(ax, ax>>8&0xff*(uint64(in.Imm)&0xff), 8)&0xff)
 	return true
 }

@@ -106,10 +106,6 @@ func (c *CPU) scas(u *uop, in *x86.Inst) bool {
 }
 
 func (c *CPU) ins(u *uop, in *x86.Inst) bool {
-	port := uint16(c.r[vmm.RDX])
-	if !c.portAllowed(port, in.OpSize) {
-		return false
-	}
 	to, ok := c.stringTarget(in, true)
 	// The port is read only once the value can be stored.
 	if !ok || !c.probe(to, uint64(in.OpSize)) {
@@ -117,7 +113,7 @@ func (c *CPU) ins(u *uop, in *x86.Inst) bool {
 	}
 	c.sync(u)
 	p := c.io[:in.OpSize]
-	c.bus.PortIn(port, p)
+	c.bus.PortIn(uint16(c.r[vmm.RDX]), p)
 	var v [8]byte
 	copy(v[:], p)
 	if !c.store(to, binary.LittleEndian.Uint64(v[:]), in.OpSize) {
@@ -128,10 +124,6 @@ func (c *CPU) ins(u *uop, in *x86.Inst) bool {
 }
 
 func (c *CPU) outs(u *uop, in *x86.Inst) bool {
-	port := uint16(c.r[vmm.RDX])
-	if !c.portAllowed(port, in.OpSize) {
-		return false
-	}
 	from, ok := c.stringSource(in)
 	if !ok {
 		return false
@@ -142,7 +134,7 @@ func (c *CPU) outs(u *uop, in *x86.Inst) bool {
 	}
 	c.sync(u)
 	binary.LittleEndian.PutUint64(c.io[:], v)
-	c.bus.PortOut(port, c.io[:in.OpSize])
+	c.bus.PortOut(uint16(c.r[vmm.RDX]), c.io[:in.OpSize])
 	c.advanceString(in, vmm.RSI, 1)
 	return true
 }
@@ -193,6 +185,9 @@ func (c *CPU) repeatIO(u *uop, in *x86.Inst, exec execFunc) bool {
 	c.rip = c.r[rIP] + uint64(u.off)
 	if c.left == 0 {
 		return true
+	}
+	if !c.portAllowed(uint16(c.r[vmm.RDX]), in.OpSize) { // even if the count is 0
+		return false
 	}
 	n := unsigned(c.r[vmm.RCX], 8*in.AddrSize)
 	if n == 0 {

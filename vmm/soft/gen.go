@@ -17,6 +17,11 @@ var byHand = []string{
 	"Fault", "Missing", "Inst", "InstEnd", "Goto", "Const", "Index", "Addr32", "AddrSeg",
 	"Nop", "GetHigh", "SetHigh", "Lea", "Lea32", "Bt", "Xchg32", "Xchg64", "Bswap32", "Bswap64", "Cdq", "Cqo",
 	"Push", "Pop", "Leave", "Call", "CallR", "Ret", "Jmp", "JmpR",
+	// Of MMX and SSE only what is not the computation itself, which goes by the instruction: see uVector.
+	"CheckSSE", "CheckMMX", "CheckX87", "CheckWaiting", "CheckFX", "Wait", "EMMS", "EnterMMX", "TouchMMX",
+	"LoadVector", "LoadAligned", "Load64V", "Load32V", "LoadSmallV", "StoreVector", "StoreAligned", "Store64V",
+	"Store32V", "StoreLane", "MaskedStore", "MoveV", "MoveQ", "MoveLow64", "MoveLow32", "HighToLow", "ToGPR64",
+	"ToGPR32", "FromGPR64", "FromGPR32", "InsertGPR", "InsertVector", "Extract",
 }
 
 // operation is one of the arithmetic operations of alu.go.
@@ -138,15 +143,25 @@ func names() (all []string) {
 	return all
 }
 
+// get is a word of w bits at p.
+func get(w string) string {
+	if w == "8" {
+		return "uint64(p[0])"
+	}
+	return "uint64(binary.LittleEndian.Uint" + w + "(p[:]))"
+}
+
 var funcs = template.FuncMap{
 	"operator": operator,
-	// get and put read and write a word of w bits at p.
-	"get": func(w string) string {
-		if w == "8" {
-			return "uint64(p[0])"
-		}
-		return "uint64(binary.LittleEndian.Uint" + w + "(p[:]))"
+	"get":      get,
+	// load makes v the memory operand of w bits, extended with zeroes. It spells out what load8 to load64
+	// do, which are not inlined.
+	"load": func(w string) string {
+		return "a, v := c.ea(u), uint64(0)\n" +
+			"if p := c.read" + w + "(a); p != nil {\nv = " + get(w) +
+			"\n} else {\nvar ok bool\nif v, ok = c.loadSlow(a, " + w + "/8); !ok {\nreturn false\n}\n}"
 	},
+	// put writes a word of w bits at p.
 	"put": func(w, v string) string {
 		if w == "8" {
 			return "p[0] = uint8(" + v + ")"
@@ -203,24 +218,20 @@ func (c *CPU) op{{$op.Name}}R{{$w}}(u *uop) bool {
 }
 
 func (c *CPU) op{{$op.Name}}L{{$w}}(u *uop) bool {
-	v, ok := c.load{{$w}}(c.ea(u))
-	if ok {
+	{{load $w}}
 {{- if $op.Discards}}
-		c.{{$op.Func}}(c.r[u.dst], uint64(v), {{$w}})
+	c.{{$op.Func}}(c.r[u.dst], v, {{$w}})
 {{- else}}
-		c.set{{$w}}(u.dst, c.{{$op.Func}}(c.r[u.dst], uint64(v), {{$w}}))
+	c.set{{$w}}(u.dst, c.{{$op.Func}}(c.r[u.dst], v, {{$w}}))
 {{- end}}
-	}
-	return ok
+	return true
 }
 
 func (c *CPU) op{{$op.Name}}M{{$w}}(u *uop) bool {
 {{- if $op.Discards}}
-	v, ok := c.load{{$w}}(c.ea(u))
-	if ok {
-		c.{{$op.Func}}(uint64(v), c.r[u.src]+u.imm, {{$w}})
-	}
-	return ok
+	{{load $w}}
+	c.{{$op.Func}}(v, c.r[u.src]+u.imm, {{$w}})
+	return true
 {{- else}}
 	a := c.ea(u)
 	if p := c.at{{$w}}(a); p != nil {
@@ -266,11 +277,9 @@ func (c *CPU) opMov{{$w}}(u *uop) bool {
 }
 
 func (c *CPU) opLoad{{$w}}(u *uop) bool {
-	v, ok := c.load{{$w}}(c.ea(u))
-	if ok {
-		c.set{{$w}}(u.dst, uint64(v))
-	}
-	return ok
+	{{load $w}}
+	c.set{{$w}}(u.dst, v)
+	return true
 }
 
 func (c *CPU) opLoadW{{$w}}(u *uop) bool {
@@ -282,7 +291,12 @@ func (c *CPU) opLoadW{{$w}}(u *uop) bool {
 }
 
 func (c *CPU) opStore{{$w}}(u *uop) bool {
-	return c.store{{$w}}(c.ea(u), uint{{$w}}(c.r[u.src]+u.imm))
+	a := c.ea(u)
+	if p := c.at{{$w}}(a); p != nil {
+		{{put $w "c.r[u.src]+u.imm"}}
+		return true
+	}
+	return c.storeSlow(a, c.r[u.src]+u.imm, {{$w}}/8)
 }
 {{end}}
 
@@ -293,11 +307,9 @@ func (c *CPU) opMovzx{{.}}(u *uop) bool {
 }
 
 func (c *CPU) opLoadzx{{.}}(u *uop) bool {
-	v, ok := c.load{{.}}(c.ea(u))
-	if ok {
-		c.r[u.dst] = uint64(v)
-	}
-	return ok
+	{{load .}}
+	c.r[u.dst] = v
+	return true
 }
 {{end}}
 
@@ -308,11 +320,9 @@ func (c *CPU) opMovsx{{.From}}to{{.To}}(u *uop) bool {
 }
 
 func (c *CPU) opLoadsx{{.From}}to{{.To}}(u *uop) bool {
-	v, ok := c.load{{.From}}(c.ea(u))
-	if ok {
-		c.r[u.dst] = uint64(uint{{.To}}(int{{.From}}(v)))
-	}
-	return ok
+	{{load .From}}
+	c.r[u.dst] = uint64(uint{{.To}}(int{{.From}}(v)))
+	return true
 }
 {{end}}
 
@@ -356,17 +366,14 @@ func (c *CPU) opCmov64{{.Name}}(u *uop) bool {
 {{range $f := .Fusable}}{{range $cond := $.Conditions}}{{$op := operator $cond $f.Name}}{{if $op}}
 func (c *CPU) op{{$f.Name}}{{$f.Form}}{{$f.Width}}J{{$cond.Name}}(u *uop) bool {
 {{- if ne $f.Form "R"}}
-	v, ok := c.load{{$f.Width}}(c.ea(u))
-	if !ok {
-		return false
-	}
+	{{load $f.Width}}
 {{- end}}
-	a, b := {{if eq $f.Form "M"}}uint64(v){{else}}c.r[u.dst]{{end}}, {{if eq $f.Form "L"}}uint64(v){{else}}c.r[u.src]+fusedImm(u){{end}}
+	x, y := {{if eq $f.Form "M"}}v{{else}}c.r[u.dst]{{end}}, {{if eq $f.Form "L"}}v{{else}}c.r[u.src]+fusedImm(u){{end}}
 {{- if and (eq $f.Name "Cmp") $cond.Type}}
-	c.sub(a, b, {{$f.Width}})
-	return c.fused(u, {{$cond.Type}}{{$f.Width}}(a) {{$op}} {{$cond.Type}}{{$f.Width}}(b))
+	c.sub(x, y, {{$f.Width}})
+	return c.fused(u, {{$cond.Type}}{{$f.Width}}(x) {{$op}} {{$cond.Type}}{{$f.Width}}(y))
 {{- else}}
-	return c.fused(u, int64(c.{{$f.Func}}(a, b, {{$f.Width}})) {{$op}} 0)
+	return c.fused(u, int64(c.{{$f.Func}}(x, y, {{$f.Width}})) {{$op}} 0)
 {{- end}}
 }
 {{end}}{{end}}{{end}}

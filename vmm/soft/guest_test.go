@@ -107,6 +107,7 @@ func newGuest(t *testing.T) *guest {
 		0x00cf_9b00_0000_ffff) // 32-bit code
 	g.put64(tssAt+tss64RSP, rsp0At)
 	g.put64(tssAt+tss64IST, ist1At)
+	g.put(tssAt+tssIOMap, []byte{0x68, 0})
 	for v := range uint64(256) {
 		g.gate64(uint8(v), selCode64, vectors+16*v, 0x8e, 0)
 		g.put(vectors+16*v, machineCode("f4"))

@@ -95,17 +95,21 @@ func (l *lowerer) end(u uop) *uop {
 func (l *lowerer) fault(vector uint8) { l.end(uop{op: uFault, imm: uint64(vector)}) }
 
 // whole makes the instruction one that fn executes whole, between others.
-func (l *lowerer) whole(fn execFunc) *uop { return l.emit(l.wholeUop(fn, uInst)) }
+func (l *lowerer) whole(fn execFunc) *uop { return l.emit(l.wholeUop(fn, uInst, writeFirst)) }
 
 // wholeEnd is whole, for an instruction that ends the block: because it changes how instructions are
-// executed, or where execution goes on. CPU.rip is that of the next instruction when fn is called.
-func (l *lowerer) wholeEnd(fn execFunc) *uop { return l.end(l.wholeUop(fn, uInstEnd)) }
+// executed, or where execution goes on. CPU.rip is that of the next instruction when fn is called. None of
+// these writes its memory operand.
+func (l *lowerer) wholeEnd(fn execFunc) *uop { return l.end(l.wholeUop(fn, uInstEnd, readOnly)) }
 
-func (l *lowerer) wholeUop(fn execFunc, op opcode) uop {
+// wholeRead is whole, for an instruction that does not write its memory operand.
+func (l *lowerer) wholeRead(fn execFunc) *uop { return l.emit(l.wholeUop(fn, uInst, readOnly)) }
+
+func (l *lowerer) wholeUop(fn execFunc, op opcode, access uint64) uop {
 	u := l.bareUop(fn, op)
 	for _, a := range l.in.Arg {
 		if a.Kind == x86.MemOp {
-			l.address(&u, a.Size, writeFirst)
+			l.address(&u, a.Size, access)
 		}
 	}
 	return u
@@ -117,8 +121,9 @@ func (l *lowerer) bareUop(fn execFunc, op opcode) uop {
 	return uop{op: op, imm: uint64(len(l.insts) - 1), base: rZero, index: rZero, seg: rZero}
 }
 
-// inst and instEnd are lowerFuncs for instructions that a function executes whole.
+// inst, reads and instEnd are lowerFuncs for instructions that a function executes whole.
 func inst(fn execFunc) lowerFunc    { return func(l *lowerer) { l.whole(fn) } }
+func reads(fn execFunc) lowerFunc   { return func(l *lowerer) { l.wholeRead(fn) } }
 func instEnd(fn execFunc) lowerFunc { return func(l *lowerer) { l.wholeEnd(fn) } }
 
 // fallThrough ends a block whose last instruction does not.

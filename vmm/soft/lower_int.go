@@ -24,10 +24,10 @@ var integerLowering = append([]lowerEntry{
 	{x86.NEG, lowerUnary(uNegR8)},
 	{x86.INC, lowerUnary(uIncR8)},
 	{x86.DEC, lowerUnary(uDecR8)},
-	{x86.MUL, inst((*CPU).mulWide)},
+	{x86.MUL, reads((*CPU).mulWide)},
 	{x86.IMUL, lowerImul},
-	{x86.DIV, inst((*CPU).div)},
-	{x86.IDIV, inst((*CPU).idiv)},
+	{x86.DIV, reads((*CPU).div)},
+	{x86.IDIV, reads((*CPU).idiv)},
 	{x86.DAA, inst((*CPU).daa)},
 	{x86.DAS, inst((*CPU).das)},
 	{x86.AAA, inst((*CPU).aaa)},
@@ -49,10 +49,10 @@ var integerLowering = append([]lowerEntry{
 	{x86.BTS, lowerBitTest(setBit)},
 	{x86.BTR, lowerBitTest(clearBit)},
 	{x86.BTC, lowerBitTest(flipBit)},
-	{x86.BSF, inst((*CPU).bsf)},
-	{x86.BSR, inst((*CPU).bsr)},
-	{x86.POPCNT, inst((*CPU).popcnt)},
-	{x86.CRC32, inst((*CPU).crc32)},
+	{x86.BSF, reads((*CPU).bsf)},
+	{x86.BSR, reads((*CPU).bsr)},
+	{x86.POPCNT, reads((*CPU).popcnt)},
+	{x86.CRC32, reads((*CPU).crc32)},
 
 	{x86.MOV, lowerMov},
 	{x86.MOVNTI, lowerMov},
@@ -93,7 +93,7 @@ var integerLowering = append([]lowerEntry{
 	{x86.LOOPE, instEnd((*CPU).loop)},
 	{x86.LOOPNE, instEnd((*CPU).loop)},
 	{x86.JRCXZ, instEnd((*CPU).jrcxz)},
-	{x86.BOUND, inst((*CPU).bound)},
+	{x86.BOUND, reads((*CPU).bound)},
 	{x86.UD0, func(l *lowerer) { l.fault(excUD) }},
 	{x86.UD1, func(l *lowerer) { l.fault(excUD) }},
 	{x86.UD2, func(l *lowerer) { l.fault(excUD) }},
@@ -113,7 +113,7 @@ var integerLowering = append([]lowerEntry{
 	{x86.PREFETCHT1, lowerNop},
 	{x86.PREFETCHT2, lowerNop},
 	{x86.PREFETCHW, lowerNop},
-	{x86.CLFLUSH, inst((*CPU).clflush)},
+	{x86.CLFLUSH, reads((*CPU).clflush)},
 	{x86.LFENCE, lowerNop},
 	{x86.MFENCE, lowerNop},
 	{x86.SFENCE, lowerNop},
@@ -243,11 +243,11 @@ func lowerUnary(base opcode) lowerFunc {
 func lowerImul(l *lowerer) {
 	d, s := l.in.Arg[0], l.in.Arg[1]
 	if s.Kind == x86.None {
-		l.whole((*CPU).imulWide)
+		l.wholeRead((*CPU).imulWide)
 		return
 	}
 	if d.Size == 2 {
-		l.whole((*CPU).imul16)
+		l.wholeRead((*CPU).imul16)
 		return
 	}
 	u := uop{op: uImul32, dst: d.Reg, index: d.Reg}
@@ -420,7 +420,7 @@ func lowerPush(l *lowerer) {
 		l.from(&u, a)
 		l.emit(u)
 	default:
-		l.whole((*CPU).pushArg)
+		l.wholeRead((*CPU).pushArg)
 	}
 }
 
@@ -469,7 +469,7 @@ func lowerCmov(l *lowerer) {
 	u := uop{op: uCmov32O + opcode(l.in.Op-x86.CMOVO), dst: d.Reg}
 	switch d.Size {
 	case 2:
-		l.whole((*CPU).cmov16)
+		l.wholeRead((*CPU).cmov16)
 		return
 	case 8:
 		u.op += uCmov64O - uCmov32O
@@ -516,7 +516,7 @@ func lowerJmp(l *lowerer) {
 	a := l.in.Arg[0]
 	switch {
 	case !l.fast():
-		l.wholeEnd((*CPU).jmpArg)
+		l.end(l.wholeUop((*CPU).jmpArg, uInstEnd, readOnly))
 	case a.Kind == x86.Rel:
 		l.near[0] = l.nearTo(l.in.Imm)
 		l.end(uop{op: uJmp, imm: uint64(l.in.Imm)})
@@ -531,7 +531,7 @@ func lowerCall(l *lowerer) {
 	a := l.in.Arg[0]
 	switch {
 	case !l.fast():
-		l.wholeEnd((*CPU).callArg)
+		l.end(l.wholeUop((*CPU).callArg, uInstEnd, readOnly))
 	case a.Kind == x86.Rel:
 		l.near[0] = l.nearTo(l.in.Imm)
 		l.end(uop{op: uCall, imm: uint64(l.in.Imm)})
@@ -567,7 +567,9 @@ func lowerString(exec execFunc) lowerFunc {
 
 // lowerStringIO is lowerString for those that reach for the bus.
 func lowerStringIO(exec execFunc) lowerFunc {
-	once := func(c *CPU, u *uop, in *x86.Inst) bool { return exec(c, u, in) && c.leave(vmm.ExitAccess) }
+	once := func(c *CPU, u *uop, in *x86.Inst) bool {
+		return c.portAllowed(uint16(c.r[vmm.RDX]), in.OpSize) && exec(c, u, in) && c.leave(vmm.ExitAccess)
+	}
 	repeated := func(c *CPU, u *uop, in *x86.Inst) bool { return c.repeatIO(u, in, exec) }
 	return func(l *lowerer) {
 		if l.in.Rep == x86.RepNone {
@@ -593,6 +595,8 @@ func lowerBitTest(change bitChange) lowerFunc {
 			u := uop{op: uBt, dst: d.Reg, shift: 8*d.Size - 1}
 			l.source(&u, s)
 			l.emit(u)
+		case change == nil:
+			l.wholeRead(test)
 		default:
 			l.whole(test)
 		}

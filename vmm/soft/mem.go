@@ -17,7 +17,12 @@ type tlbEntry struct {
 	phys uint64          // the page's physical address
 }
 
-const tagNone = 2
+// Marks in tags. They lie above the low bits of an address that a fast path may leave in, to find out with
+// one comparison whether it is aligned as well.
+const (
+	tagSlow = 1 << 10
+	tagNone = 1 << 11
+)
 
 // load8 reads a byte at a linear address, as the current privilege level. If it returns false, stop is set.
 func (c *CPU) load8(a uint64) (uint8, bool) {

@@ -1,6 +1,7 @@
 package soft
 
 import (
+	"encoding/binary"
 	"math/bits"
 
 	"ftvm/vmm"
@@ -22,36 +23,62 @@ func (c *CPU) set16(i uint8, v uint64) { c.r[i] = c.r[i]&^0xffff | v&0xffff }
 func (c *CPU) set32(i uint8, v uint64) { c.r[i] = uint64(uint32(v)) }
 func (c *CPU) set64(i uint8, v uint64) { c.r[i] = v }
 
-// at8 to at64 are the bytes at a linear address that may be written at once, or nil.
+// read8 to read64 are the bytes at a linear address that may be read at once, or nil; at8 to at64 those
+// that may be written. They compare the last byte's page with the tag of the first one's entry: where the
+// operand crosses a page these differ, as no entry holds the page after its own.
+
+func (c *CPU) read8(a uint64) *[1]byte {
+	if e := &c.rd[a/pageSize%tlbSize]; e.tag == a&^pageMask {
+		return (*[1]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
+
+func (c *CPU) read16(a uint64) *[2]byte {
+	if e := &c.rd[a/pageSize%tlbSize]; e.tag == (a+1)&^pageMask {
+		return (*[2]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
+
+func (c *CPU) read32(a uint64) *[4]byte {
+	if e := &c.rd[a/pageSize%tlbSize]; e.tag == (a+3)&^pageMask {
+		return (*[4]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
+
+func (c *CPU) read64(a uint64) *[8]byte {
+	if e := &c.rd[a/pageSize%tlbSize]; e.tag == (a+7)&^pageMask {
+		return (*[8]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
 
 func (c *CPU) at8(a uint64) *[1]byte {
-	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask {
-		return (*[1]byte)(e.page[o : o+1])
+	if e := &c.wr[a/pageSize%tlbSize]; e.tag == a&^pageMask {
+		return (*[1]byte)(e.page[a&pageMask:])
 	}
 	return nil
 }
 
 func (c *CPU) at16(a uint64) *[2]byte {
-	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-2 {
-		return (*[2]byte)(e.page[o : o+2])
+	if e := &c.wr[a/pageSize%tlbSize]; e.tag == (a+1)&^pageMask {
+		return (*[2]byte)(e.page[a&pageMask:])
 	}
 	return nil
 }
 
 func (c *CPU) at32(a uint64) *[4]byte {
-	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-4 {
-		return (*[4]byte)(e.page[o : o+4])
+	if e := &c.wr[a/pageSize%tlbSize]; e.tag == (a+3)&^pageMask {
+		return (*[4]byte)(e.page[a&pageMask:])
 	}
 	return nil
 }
 
 func (c *CPU) at64(a uint64) *[8]byte {
-	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-8 {
-		return (*[8]byte)(e.page[o : o+8])
+	if e := &c.wr[a/pageSize%tlbSize]; e.tag == (a+7)&^pageMask {
+		return (*[8]byte)(e.page[a&pageMask:])
 	}
 	return nil
 }
@@ -172,7 +199,9 @@ func (c *CPU) opCqo(*uop) bool {
 // opPush pushes r[src] + imm.
 func (c *CPU) opPush(u *uop) bool {
 	sp := c.r[vmm.RSP] - 8
-	if !c.store64(sp, c.r[u.src]+u.imm) {
+	if p := c.at64(sp); p != nil {
+		binary.LittleEndian.PutUint64(p[:], c.r[u.src]+u.imm)
+	} else if !c.storeSlow(sp, c.r[u.src]+u.imm, 8) {
 		return false
 	}
 	c.r[vmm.RSP] = sp
@@ -181,12 +210,18 @@ func (c *CPU) opPush(u *uop) bool {
 
 // opPop pops r[dst].
 func (c *CPU) opPop(u *uop) bool {
-	v, ok := c.load64(c.r[vmm.RSP])
-	if ok {
-		c.r[vmm.RSP] += 8
-		c.r[u.dst] = v
+	v := uint64(0)
+	if p := c.read64(c.r[vmm.RSP]); p != nil {
+		v = binary.LittleEndian.Uint64(p[:])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(c.r[vmm.RSP], 8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.r[vmm.RSP] += 8
+	c.r[u.dst] = v
+	return true
 }
 
 func (c *CPU) opLeave(*uop) bool {

@@ -1056,11 +1056,17 @@ func (c *CPU) opAddR8(u *uop) bool {
 }
 
 func (c *CPU) opAddL8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.set8(u.dst, c.add(c.r[u.dst], uint64(v), 8))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set8(u.dst, c.add(c.r[u.dst], v, 8))
+	return true
 }
 
 func (c *CPU) opAddM8(u *uop) bool {
@@ -1078,11 +1084,17 @@ func (c *CPU) opAddR16(u *uop) bool {
 }
 
 func (c *CPU) opAddL16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.set16(u.dst, c.add(c.r[u.dst], uint64(v), 16))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set16(u.dst, c.add(c.r[u.dst], v, 16))
+	return true
 }
 
 func (c *CPU) opAddM16(u *uop) bool {
@@ -1100,11 +1112,17 @@ func (c *CPU) opAddR32(u *uop) bool {
 }
 
 func (c *CPU) opAddL32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.set32(u.dst, c.add(c.r[u.dst], uint64(v), 32))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set32(u.dst, c.add(c.r[u.dst], v, 32))
+	return true
 }
 
 func (c *CPU) opAddM32(u *uop) bool {
@@ -1122,11 +1140,17 @@ func (c *CPU) opAddR64(u *uop) bool {
 }
 
 func (c *CPU) opAddL64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.set64(u.dst, c.add(c.r[u.dst], uint64(v), 64))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set64(u.dst, c.add(c.r[u.dst], v, 64))
+	return true
 }
 
 func (c *CPU) opAddM64(u *uop) bool {
@@ -1144,11 +1168,17 @@ func (c *CPU) opOrR8(u *uop) bool {
 }
 
 func (c *CPU) opOrL8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.set8(u.dst, c.or(c.r[u.dst], uint64(v), 8))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set8(u.dst, c.or(c.r[u.dst], v, 8))
+	return true
 }
 
 func (c *CPU) opOrM8(u *uop) bool {
@@ -1166,11 +1196,17 @@ func (c *CPU) opOrR16(u *uop) bool {
 }
 
 func (c *CPU) opOrL16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.set16(u.dst, c.or(c.r[u.dst], uint64(v), 16))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set16(u.dst, c.or(c.r[u.dst], v, 16))
+	return true
 }
 
 func (c *CPU) opOrM16(u *uop) bool {
@@ -1188,11 +1224,17 @@ func (c *CPU) opOrR32(u *uop) bool {
 }
 
 func (c *CPU) opOrL32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.set32(u.dst, c.or(c.r[u.dst], uint64(v), 32))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set32(u.dst, c.or(c.r[u.dst], v, 32))
+	return true
 }
 
 func (c *CPU) opOrM32(u *uop) bool {
@@ -1210,11 +1252,17 @@ func (c *CPU) opOrR64(u *uop) bool {
 }
 
 func (c *CPU) opOrL64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.set64(u.dst, c.or(c.r[u.dst], uint64(v), 64))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set64(u.dst, c.or(c.r[u.dst], v, 64))
+	return true
 }
 
 func (c *CPU) opOrM64(u *uop) bool {
@@ -1232,11 +1280,17 @@ func (c *CPU) opAdcR8(u *uop) bool {
 }
 
 func (c *CPU) opAdcL8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.set8(u.dst, c.adc(c.r[u.dst], uint64(v), 8))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set8(u.dst, c.adc(c.r[u.dst], v, 8))
+	return true
 }
 
 func (c *CPU) opAdcM8(u *uop) bool {
@@ -1254,11 +1308,17 @@ func (c *CPU) opAdcR16(u *uop) bool {
 }
 
 func (c *CPU) opAdcL16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.set16(u.dst, c.adc(c.r[u.dst], uint64(v), 16))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set16(u.dst, c.adc(c.r[u.dst], v, 16))
+	return true
 }
 
 func (c *CPU) opAdcM16(u *uop) bool {
@@ -1276,11 +1336,17 @@ func (c *CPU) opAdcR32(u *uop) bool {
 }
 
 func (c *CPU) opAdcL32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.set32(u.dst, c.adc(c.r[u.dst], uint64(v), 32))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set32(u.dst, c.adc(c.r[u.dst], v, 32))
+	return true
 }
 
 func (c *CPU) opAdcM32(u *uop) bool {
@@ -1298,11 +1364,17 @@ func (c *CPU) opAdcR64(u *uop) bool {
 }
 
 func (c *CPU) opAdcL64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.set64(u.dst, c.adc(c.r[u.dst], uint64(v), 64))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set64(u.dst, c.adc(c.r[u.dst], v, 64))
+	return true
 }
 
 func (c *CPU) opAdcM64(u *uop) bool {
@@ -1320,11 +1392,17 @@ func (c *CPU) opSbbR8(u *uop) bool {
 }
 
 func (c *CPU) opSbbL8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.set8(u.dst, c.sbb(c.r[u.dst], uint64(v), 8))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set8(u.dst, c.sbb(c.r[u.dst], v, 8))
+	return true
 }
 
 func (c *CPU) opSbbM8(u *uop) bool {
@@ -1342,11 +1420,17 @@ func (c *CPU) opSbbR16(u *uop) bool {
 }
 
 func (c *CPU) opSbbL16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.set16(u.dst, c.sbb(c.r[u.dst], uint64(v), 16))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set16(u.dst, c.sbb(c.r[u.dst], v, 16))
+	return true
 }
 
 func (c *CPU) opSbbM16(u *uop) bool {
@@ -1364,11 +1448,17 @@ func (c *CPU) opSbbR32(u *uop) bool {
 }
 
 func (c *CPU) opSbbL32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.set32(u.dst, c.sbb(c.r[u.dst], uint64(v), 32))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set32(u.dst, c.sbb(c.r[u.dst], v, 32))
+	return true
 }
 
 func (c *CPU) opSbbM32(u *uop) bool {
@@ -1386,11 +1476,17 @@ func (c *CPU) opSbbR64(u *uop) bool {
 }
 
 func (c *CPU) opSbbL64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.set64(u.dst, c.sbb(c.r[u.dst], uint64(v), 64))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set64(u.dst, c.sbb(c.r[u.dst], v, 64))
+	return true
 }
 
 func (c *CPU) opSbbM64(u *uop) bool {
@@ -1408,11 +1504,17 @@ func (c *CPU) opAndR8(u *uop) bool {
 }
 
 func (c *CPU) opAndL8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.set8(u.dst, c.and(c.r[u.dst], uint64(v), 8))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set8(u.dst, c.and(c.r[u.dst], v, 8))
+	return true
 }
 
 func (c *CPU) opAndM8(u *uop) bool {
@@ -1430,11 +1532,17 @@ func (c *CPU) opAndR16(u *uop) bool {
 }
 
 func (c *CPU) opAndL16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.set16(u.dst, c.and(c.r[u.dst], uint64(v), 16))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set16(u.dst, c.and(c.r[u.dst], v, 16))
+	return true
 }
 
 func (c *CPU) opAndM16(u *uop) bool {
@@ -1452,11 +1560,17 @@ func (c *CPU) opAndR32(u *uop) bool {
 }
 
 func (c *CPU) opAndL32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.set32(u.dst, c.and(c.r[u.dst], uint64(v), 32))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set32(u.dst, c.and(c.r[u.dst], v, 32))
+	return true
 }
 
 func (c *CPU) opAndM32(u *uop) bool {
@@ -1474,11 +1588,17 @@ func (c *CPU) opAndR64(u *uop) bool {
 }
 
 func (c *CPU) opAndL64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.set64(u.dst, c.and(c.r[u.dst], uint64(v), 64))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set64(u.dst, c.and(c.r[u.dst], v, 64))
+	return true
 }
 
 func (c *CPU) opAndM64(u *uop) bool {
@@ -1496,11 +1616,17 @@ func (c *CPU) opSubR8(u *uop) bool {
 }
 
 func (c *CPU) opSubL8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.set8(u.dst, c.sub(c.r[u.dst], uint64(v), 8))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set8(u.dst, c.sub(c.r[u.dst], v, 8))
+	return true
 }
 
 func (c *CPU) opSubM8(u *uop) bool {
@@ -1518,11 +1644,17 @@ func (c *CPU) opSubR16(u *uop) bool {
 }
 
 func (c *CPU) opSubL16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.set16(u.dst, c.sub(c.r[u.dst], uint64(v), 16))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set16(u.dst, c.sub(c.r[u.dst], v, 16))
+	return true
 }
 
 func (c *CPU) opSubM16(u *uop) bool {
@@ -1540,11 +1672,17 @@ func (c *CPU) opSubR32(u *uop) bool {
 }
 
 func (c *CPU) opSubL32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.set32(u.dst, c.sub(c.r[u.dst], uint64(v), 32))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set32(u.dst, c.sub(c.r[u.dst], v, 32))
+	return true
 }
 
 func (c *CPU) opSubM32(u *uop) bool {
@@ -1562,11 +1700,17 @@ func (c *CPU) opSubR64(u *uop) bool {
 }
 
 func (c *CPU) opSubL64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.set64(u.dst, c.sub(c.r[u.dst], uint64(v), 64))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set64(u.dst, c.sub(c.r[u.dst], v, 64))
+	return true
 }
 
 func (c *CPU) opSubM64(u *uop) bool {
@@ -1584,11 +1728,17 @@ func (c *CPU) opXorR8(u *uop) bool {
 }
 
 func (c *CPU) opXorL8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.set8(u.dst, c.xor(c.r[u.dst], uint64(v), 8))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set8(u.dst, c.xor(c.r[u.dst], v, 8))
+	return true
 }
 
 func (c *CPU) opXorM8(u *uop) bool {
@@ -1606,11 +1756,17 @@ func (c *CPU) opXorR16(u *uop) bool {
 }
 
 func (c *CPU) opXorL16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.set16(u.dst, c.xor(c.r[u.dst], uint64(v), 16))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set16(u.dst, c.xor(c.r[u.dst], v, 16))
+	return true
 }
 
 func (c *CPU) opXorM16(u *uop) bool {
@@ -1628,11 +1784,17 @@ func (c *CPU) opXorR32(u *uop) bool {
 }
 
 func (c *CPU) opXorL32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.set32(u.dst, c.xor(c.r[u.dst], uint64(v), 32))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set32(u.dst, c.xor(c.r[u.dst], v, 32))
+	return true
 }
 
 func (c *CPU) opXorM32(u *uop) bool {
@@ -1650,11 +1812,17 @@ func (c *CPU) opXorR64(u *uop) bool {
 }
 
 func (c *CPU) opXorL64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.set64(u.dst, c.xor(c.r[u.dst], uint64(v), 64))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set64(u.dst, c.xor(c.r[u.dst], v, 64))
+	return true
 }
 
 func (c *CPU) opXorM64(u *uop) bool {
@@ -1672,19 +1840,31 @@ func (c *CPU) opCmpR8(u *uop) bool {
 }
 
 func (c *CPU) opCmpL8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.sub(c.r[u.dst], uint64(v), 8)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.sub(c.r[u.dst], v, 8)
+	return true
 }
 
 func (c *CPU) opCmpM8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.sub(uint64(v), c.r[u.src]+u.imm, 8)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.sub(v, c.r[u.src]+u.imm, 8)
+	return true
 }
 
 func (c *CPU) opCmpR16(u *uop) bool {
@@ -1693,19 +1873,31 @@ func (c *CPU) opCmpR16(u *uop) bool {
 }
 
 func (c *CPU) opCmpL16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.sub(c.r[u.dst], uint64(v), 16)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.sub(c.r[u.dst], v, 16)
+	return true
 }
 
 func (c *CPU) opCmpM16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.sub(uint64(v), c.r[u.src]+u.imm, 16)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.sub(v, c.r[u.src]+u.imm, 16)
+	return true
 }
 
 func (c *CPU) opCmpR32(u *uop) bool {
@@ -1714,19 +1906,31 @@ func (c *CPU) opCmpR32(u *uop) bool {
 }
 
 func (c *CPU) opCmpL32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.sub(c.r[u.dst], uint64(v), 32)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.sub(c.r[u.dst], v, 32)
+	return true
 }
 
 func (c *CPU) opCmpM32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.sub(uint64(v), c.r[u.src]+u.imm, 32)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.sub(v, c.r[u.src]+u.imm, 32)
+	return true
 }
 
 func (c *CPU) opCmpR64(u *uop) bool {
@@ -1735,19 +1939,31 @@ func (c *CPU) opCmpR64(u *uop) bool {
 }
 
 func (c *CPU) opCmpL64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.sub(c.r[u.dst], uint64(v), 64)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.sub(c.r[u.dst], v, 64)
+	return true
 }
 
 func (c *CPU) opCmpM64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.sub(uint64(v), c.r[u.src]+u.imm, 64)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.sub(v, c.r[u.src]+u.imm, 64)
+	return true
 }
 
 func (c *CPU) opTestR8(u *uop) bool {
@@ -1756,19 +1972,31 @@ func (c *CPU) opTestR8(u *uop) bool {
 }
 
 func (c *CPU) opTestL8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.and(c.r[u.dst], uint64(v), 8)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.and(c.r[u.dst], v, 8)
+	return true
 }
 
 func (c *CPU) opTestM8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.and(uint64(v), c.r[u.src]+u.imm, 8)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.and(v, c.r[u.src]+u.imm, 8)
+	return true
 }
 
 func (c *CPU) opTestR16(u *uop) bool {
@@ -1777,19 +2005,31 @@ func (c *CPU) opTestR16(u *uop) bool {
 }
 
 func (c *CPU) opTestL16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.and(c.r[u.dst], uint64(v), 16)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.and(c.r[u.dst], v, 16)
+	return true
 }
 
 func (c *CPU) opTestM16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.and(uint64(v), c.r[u.src]+u.imm, 16)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.and(v, c.r[u.src]+u.imm, 16)
+	return true
 }
 
 func (c *CPU) opTestR32(u *uop) bool {
@@ -1798,19 +2038,31 @@ func (c *CPU) opTestR32(u *uop) bool {
 }
 
 func (c *CPU) opTestL32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.and(c.r[u.dst], uint64(v), 32)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.and(c.r[u.dst], v, 32)
+	return true
 }
 
 func (c *CPU) opTestM32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.and(uint64(v), c.r[u.src]+u.imm, 32)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.and(v, c.r[u.src]+u.imm, 32)
+	return true
 }
 
 func (c *CPU) opTestR64(u *uop) bool {
@@ -1819,19 +2071,31 @@ func (c *CPU) opTestR64(u *uop) bool {
 }
 
 func (c *CPU) opTestL64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.and(c.r[u.dst], uint64(v), 64)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.and(c.r[u.dst], v, 64)
+	return true
 }
 
 func (c *CPU) opTestM64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.and(uint64(v), c.r[u.src]+u.imm, 64)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.and(v, c.r[u.src]+u.imm, 64)
+	return true
 }
 
 func (c *CPU) opRolR8(u *uop) bool {
@@ -2244,11 +2508,17 @@ func (c *CPU) opMov8(u *uop) bool {
 }
 
 func (c *CPU) opLoad8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.set8(u.dst, uint64(v))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set8(u.dst, v)
+	return true
 }
 
 func (c *CPU) opLoadW8(u *uop) bool {
@@ -2260,7 +2530,12 @@ func (c *CPU) opLoadW8(u *uop) bool {
 }
 
 func (c *CPU) opStore8(u *uop) bool {
-	return c.store8(c.ea(u), uint8(c.r[u.src]+u.imm))
+	a := c.ea(u)
+	if p := c.at8(a); p != nil {
+		p[0] = uint8(c.r[u.src] + u.imm)
+		return true
+	}
+	return c.storeSlow(a, c.r[u.src]+u.imm, 8/8)
 }
 
 func (c *CPU) opMov16(u *uop) bool {
@@ -2269,11 +2544,17 @@ func (c *CPU) opMov16(u *uop) bool {
 }
 
 func (c *CPU) opLoad16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.set16(u.dst, uint64(v))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set16(u.dst, v)
+	return true
 }
 
 func (c *CPU) opLoadW16(u *uop) bool {
@@ -2285,7 +2566,12 @@ func (c *CPU) opLoadW16(u *uop) bool {
 }
 
 func (c *CPU) opStore16(u *uop) bool {
-	return c.store16(c.ea(u), uint16(c.r[u.src]+u.imm))
+	a := c.ea(u)
+	if p := c.at16(a); p != nil {
+		binary.LittleEndian.PutUint16(p[:], uint16(c.r[u.src]+u.imm))
+		return true
+	}
+	return c.storeSlow(a, c.r[u.src]+u.imm, 16/8)
 }
 
 func (c *CPU) opMov32(u *uop) bool {
@@ -2294,11 +2580,17 @@ func (c *CPU) opMov32(u *uop) bool {
 }
 
 func (c *CPU) opLoad32(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.set32(u.dst, uint64(v))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set32(u.dst, v)
+	return true
 }
 
 func (c *CPU) opLoadW32(u *uop) bool {
@@ -2310,7 +2602,12 @@ func (c *CPU) opLoadW32(u *uop) bool {
 }
 
 func (c *CPU) opStore32(u *uop) bool {
-	return c.store32(c.ea(u), uint32(c.r[u.src]+u.imm))
+	a := c.ea(u)
+	if p := c.at32(a); p != nil {
+		binary.LittleEndian.PutUint32(p[:], uint32(c.r[u.src]+u.imm))
+		return true
+	}
+	return c.storeSlow(a, c.r[u.src]+u.imm, 32/8)
 }
 
 func (c *CPU) opMov64(u *uop) bool {
@@ -2319,11 +2616,17 @@ func (c *CPU) opMov64(u *uop) bool {
 }
 
 func (c *CPU) opLoad64(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if ok {
-		c.set64(u.dst, uint64(v))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.set64(u.dst, v)
+	return true
 }
 
 func (c *CPU) opLoadW64(u *uop) bool {
@@ -2335,7 +2638,12 @@ func (c *CPU) opLoadW64(u *uop) bool {
 }
 
 func (c *CPU) opStore64(u *uop) bool {
-	return c.store64(c.ea(u), uint64(c.r[u.src]+u.imm))
+	a := c.ea(u)
+	if p := c.at64(a); p != nil {
+		binary.LittleEndian.PutUint64(p[:], uint64(c.r[u.src]+u.imm))
+		return true
+	}
+	return c.storeSlow(a, c.r[u.src]+u.imm, 64/8)
 }
 
 func (c *CPU) opMovzx8(u *uop) bool {
@@ -2344,11 +2652,17 @@ func (c *CPU) opMovzx8(u *uop) bool {
 }
 
 func (c *CPU) opLoadzx8(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.r[u.dst] = uint64(v)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.r[u.dst] = v
+	return true
 }
 
 func (c *CPU) opMovzx16(u *uop) bool {
@@ -2357,11 +2671,17 @@ func (c *CPU) opMovzx16(u *uop) bool {
 }
 
 func (c *CPU) opLoadzx16(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.r[u.dst] = uint64(v)
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.r[u.dst] = v
+	return true
 }
 
 func (c *CPU) opMovsx8to32(u *uop) bool {
@@ -2370,11 +2690,17 @@ func (c *CPU) opMovsx8to32(u *uop) bool {
 }
 
 func (c *CPU) opLoadsx8to32(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.r[u.dst] = uint64(uint32(int8(v)))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.r[u.dst] = uint64(uint32(int8(v)))
+	return true
 }
 
 func (c *CPU) opMovsx16to32(u *uop) bool {
@@ -2383,11 +2709,17 @@ func (c *CPU) opMovsx16to32(u *uop) bool {
 }
 
 func (c *CPU) opLoadsx16to32(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.r[u.dst] = uint64(uint32(int16(v)))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.r[u.dst] = uint64(uint32(int16(v)))
+	return true
 }
 
 func (c *CPU) opMovsx8to64(u *uop) bool {
@@ -2396,11 +2728,17 @@ func (c *CPU) opMovsx8to64(u *uop) bool {
 }
 
 func (c *CPU) opLoadsx8to64(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if ok {
-		c.r[u.dst] = uint64(uint64(int8(v)))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.r[u.dst] = uint64(uint64(int8(v)))
+	return true
 }
 
 func (c *CPU) opMovsx16to64(u *uop) bool {
@@ -2409,11 +2747,17 @@ func (c *CPU) opMovsx16to64(u *uop) bool {
 }
 
 func (c *CPU) opLoadsx16to64(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if ok {
-		c.r[u.dst] = uint64(uint64(int16(v)))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.r[u.dst] = uint64(uint64(int16(v)))
+	return true
 }
 
 func (c *CPU) opMovsx32to64(u *uop) bool {
@@ -2422,11 +2766,17 @@ func (c *CPU) opMovsx32to64(u *uop) bool {
 }
 
 func (c *CPU) opLoadsx32to64(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if ok {
-		c.r[u.dst] = uint64(uint64(int32(v)))
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	return ok
+	c.r[u.dst] = uint64(uint64(int32(v)))
+	return true
 }
 
 func (c *CPU) opImul32(u *uop) bool {
@@ -2840,1099 +3190,1519 @@ func (c *CPU) opCmov64G(u *uop) bool {
 }
 
 func (c *CPU) opCmpR8JB(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, uint8(a) < uint8(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, uint8(x) < uint8(y))
 }
 
 func (c *CPU) opCmpR8JAE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, uint8(a) >= uint8(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, uint8(x) >= uint8(y))
 }
 
 func (c *CPU) opCmpR8JE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 8)) == 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 8)) == 0)
 }
 
 func (c *CPU) opCmpR8JNE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 8)) != 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 8)) != 0)
 }
 
 func (c *CPU) opCmpR8JBE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, uint8(a) <= uint8(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, uint8(x) <= uint8(y))
 }
 
 func (c *CPU) opCmpR8JA(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, uint8(a) > uint8(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, uint8(x) > uint8(y))
 }
 
 func (c *CPU) opCmpR8JS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 8)) < 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 8)) < 0)
 }
 
 func (c *CPU) opCmpR8JNS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 8)) >= 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 8)) >= 0)
 }
 
 func (c *CPU) opCmpR8JL(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, int8(a) < int8(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, int8(x) < int8(y))
 }
 
 func (c *CPU) opCmpR8JGE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, int8(a) >= int8(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, int8(x) >= int8(y))
 }
 
 func (c *CPU) opCmpR8JLE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, int8(a) <= int8(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, int8(x) <= int8(y))
 }
 
 func (c *CPU) opCmpR8JG(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, int8(a) > int8(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, int8(x) > int8(y))
 }
 
 func (c *CPU) opCmpR32JB(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) < uint32(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) < uint32(y))
 }
 
 func (c *CPU) opCmpR32JAE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) >= uint32(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) >= uint32(y))
 }
 
 func (c *CPU) opCmpR32JE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 32)) == 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 32)) == 0)
 }
 
 func (c *CPU) opCmpR32JNE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 32)) != 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 32)) != 0)
 }
 
 func (c *CPU) opCmpR32JBE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) <= uint32(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) <= uint32(y))
 }
 
 func (c *CPU) opCmpR32JA(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) > uint32(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) > uint32(y))
 }
 
 func (c *CPU) opCmpR32JS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 32)) < 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 32)) < 0)
 }
 
 func (c *CPU) opCmpR32JNS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 32)) >= 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 32)) >= 0)
 }
 
 func (c *CPU) opCmpR32JL(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) < int32(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) < int32(y))
 }
 
 func (c *CPU) opCmpR32JGE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) >= int32(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) >= int32(y))
 }
 
 func (c *CPU) opCmpR32JLE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) <= int32(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) <= int32(y))
 }
 
 func (c *CPU) opCmpR32JG(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) > int32(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) > int32(y))
 }
 
 func (c *CPU) opCmpR64JB(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) < uint64(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) < uint64(y))
 }
 
 func (c *CPU) opCmpR64JAE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) >= uint64(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) >= uint64(y))
 }
 
 func (c *CPU) opCmpR64JE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 64)) == 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 64)) == 0)
 }
 
 func (c *CPU) opCmpR64JNE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 64)) != 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 64)) != 0)
 }
 
 func (c *CPU) opCmpR64JBE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) <= uint64(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) <= uint64(y))
 }
 
 func (c *CPU) opCmpR64JA(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) > uint64(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) > uint64(y))
 }
 
 func (c *CPU) opCmpR64JS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 64)) < 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 64)) < 0)
 }
 
 func (c *CPU) opCmpR64JNS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 64)) >= 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 64)) >= 0)
 }
 
 func (c *CPU) opCmpR64JL(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) < int64(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) < int64(y))
 }
 
 func (c *CPU) opCmpR64JGE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) >= int64(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) >= int64(y))
 }
 
 func (c *CPU) opCmpR64JLE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) <= int64(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) <= int64(y))
 }
 
 func (c *CPU) opCmpR64JG(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) > int64(b))
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) > int64(y))
 }
 
 func (c *CPU) opCmpL32JB(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) < uint32(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) < uint32(y))
 }
 
 func (c *CPU) opCmpL32JAE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) >= uint32(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) >= uint32(y))
 }
 
 func (c *CPU) opCmpL32JE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	return c.fused(u, int64(c.sub(a, b, 32)) == 0)
+	x, y := c.r[u.dst], v
+	return c.fused(u, int64(c.sub(x, y, 32)) == 0)
 }
 
 func (c *CPU) opCmpL32JNE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	return c.fused(u, int64(c.sub(a, b, 32)) != 0)
+	x, y := c.r[u.dst], v
+	return c.fused(u, int64(c.sub(x, y, 32)) != 0)
 }
 
 func (c *CPU) opCmpL32JBE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) <= uint32(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) <= uint32(y))
 }
 
 func (c *CPU) opCmpL32JA(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) > uint32(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) > uint32(y))
 }
 
 func (c *CPU) opCmpL32JS(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	return c.fused(u, int64(c.sub(a, b, 32)) < 0)
+	x, y := c.r[u.dst], v
+	return c.fused(u, int64(c.sub(x, y, 32)) < 0)
 }
 
 func (c *CPU) opCmpL32JNS(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	return c.fused(u, int64(c.sub(a, b, 32)) >= 0)
+	x, y := c.r[u.dst], v
+	return c.fused(u, int64(c.sub(x, y, 32)) >= 0)
 }
 
 func (c *CPU) opCmpL32JL(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) < int32(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) < int32(y))
 }
 
 func (c *CPU) opCmpL32JGE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) >= int32(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) >= int32(y))
 }
 
 func (c *CPU) opCmpL32JLE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) <= int32(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) <= int32(y))
 }
 
 func (c *CPU) opCmpL32JG(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) > int32(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) > int32(y))
 }
 
 func (c *CPU) opCmpL64JB(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) < uint64(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) < uint64(y))
 }
 
 func (c *CPU) opCmpL64JAE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) >= uint64(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) >= uint64(y))
 }
 
 func (c *CPU) opCmpL64JE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	return c.fused(u, int64(c.sub(a, b, 64)) == 0)
+	x, y := c.r[u.dst], v
+	return c.fused(u, int64(c.sub(x, y, 64)) == 0)
 }
 
 func (c *CPU) opCmpL64JNE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	return c.fused(u, int64(c.sub(a, b, 64)) != 0)
+	x, y := c.r[u.dst], v
+	return c.fused(u, int64(c.sub(x, y, 64)) != 0)
 }
 
 func (c *CPU) opCmpL64JBE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) <= uint64(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) <= uint64(y))
 }
 
 func (c *CPU) opCmpL64JA(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) > uint64(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) > uint64(y))
 }
 
 func (c *CPU) opCmpL64JS(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	return c.fused(u, int64(c.sub(a, b, 64)) < 0)
+	x, y := c.r[u.dst], v
+	return c.fused(u, int64(c.sub(x, y, 64)) < 0)
 }
 
 func (c *CPU) opCmpL64JNS(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	return c.fused(u, int64(c.sub(a, b, 64)) >= 0)
+	x, y := c.r[u.dst], v
+	return c.fused(u, int64(c.sub(x, y, 64)) >= 0)
 }
 
 func (c *CPU) opCmpL64JL(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) < int64(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) < int64(y))
 }
 
 func (c *CPU) opCmpL64JGE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) >= int64(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) >= int64(y))
 }
 
 func (c *CPU) opCmpL64JLE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) <= int64(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) <= int64(y))
 }
 
 func (c *CPU) opCmpL64JG(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := c.r[u.dst], uint64(v)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) > int64(b))
+	x, y := c.r[u.dst], v
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) > int64(y))
 }
 
 func (c *CPU) opCmpM8JB(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, uint8(a) < uint8(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, uint8(x) < uint8(y))
 }
 
 func (c *CPU) opCmpM8JAE(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, uint8(a) >= uint8(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, uint8(x) >= uint8(y))
 }
 
 func (c *CPU) opCmpM8JE(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 8)) == 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 8)) == 0)
 }
 
 func (c *CPU) opCmpM8JNE(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 8)) != 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 8)) != 0)
 }
 
 func (c *CPU) opCmpM8JBE(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, uint8(a) <= uint8(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, uint8(x) <= uint8(y))
 }
 
 func (c *CPU) opCmpM8JA(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, uint8(a) > uint8(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, uint8(x) > uint8(y))
 }
 
 func (c *CPU) opCmpM8JS(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 8)) < 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 8)) < 0)
 }
 
 func (c *CPU) opCmpM8JNS(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 8)) >= 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 8)) >= 0)
 }
 
 func (c *CPU) opCmpM8JL(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, int8(a) < int8(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, int8(x) < int8(y))
 }
 
 func (c *CPU) opCmpM8JGE(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, int8(a) >= int8(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, int8(x) >= int8(y))
 }
 
 func (c *CPU) opCmpM8JLE(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, int8(a) <= int8(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, int8(x) <= int8(y))
 }
 
 func (c *CPU) opCmpM8JG(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 8)
-	return c.fused(u, int8(a) > int8(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 8)
+	return c.fused(u, int8(x) > int8(y))
 }
 
 func (c *CPU) opCmpM16JB(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 16)
-	return c.fused(u, uint16(a) < uint16(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 16)
+	return c.fused(u, uint16(x) < uint16(y))
 }
 
 func (c *CPU) opCmpM16JAE(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 16)
-	return c.fused(u, uint16(a) >= uint16(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 16)
+	return c.fused(u, uint16(x) >= uint16(y))
 }
 
 func (c *CPU) opCmpM16JE(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 16)) == 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 16)) == 0)
 }
 
 func (c *CPU) opCmpM16JNE(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 16)) != 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 16)) != 0)
 }
 
 func (c *CPU) opCmpM16JBE(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 16)
-	return c.fused(u, uint16(a) <= uint16(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 16)
+	return c.fused(u, uint16(x) <= uint16(y))
 }
 
 func (c *CPU) opCmpM16JA(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 16)
-	return c.fused(u, uint16(a) > uint16(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 16)
+	return c.fused(u, uint16(x) > uint16(y))
 }
 
 func (c *CPU) opCmpM16JS(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 16)) < 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 16)) < 0)
 }
 
 func (c *CPU) opCmpM16JNS(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 16)) >= 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 16)) >= 0)
 }
 
 func (c *CPU) opCmpM16JL(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 16)
-	return c.fused(u, int16(a) < int16(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 16)
+	return c.fused(u, int16(x) < int16(y))
 }
 
 func (c *CPU) opCmpM16JGE(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 16)
-	return c.fused(u, int16(a) >= int16(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 16)
+	return c.fused(u, int16(x) >= int16(y))
 }
 
 func (c *CPU) opCmpM16JLE(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 16)
-	return c.fused(u, int16(a) <= int16(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 16)
+	return c.fused(u, int16(x) <= int16(y))
 }
 
 func (c *CPU) opCmpM16JG(u *uop) bool {
-	v, ok := c.load16(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read16(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint16(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 16/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 16)
-	return c.fused(u, int16(a) > int16(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 16)
+	return c.fused(u, int16(x) > int16(y))
 }
 
 func (c *CPU) opCmpM32JB(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) < uint32(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) < uint32(y))
 }
 
 func (c *CPU) opCmpM32JAE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) >= uint32(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) >= uint32(y))
 }
 
 func (c *CPU) opCmpM32JE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 32)) == 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 32)) == 0)
 }
 
 func (c *CPU) opCmpM32JNE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 32)) != 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 32)) != 0)
 }
 
 func (c *CPU) opCmpM32JBE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) <= uint32(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) <= uint32(y))
 }
 
 func (c *CPU) opCmpM32JA(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, uint32(a) > uint32(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, uint32(x) > uint32(y))
 }
 
 func (c *CPU) opCmpM32JS(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 32)) < 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 32)) < 0)
 }
 
 func (c *CPU) opCmpM32JNS(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 32)) >= 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 32)) >= 0)
 }
 
 func (c *CPU) opCmpM32JL(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) < int32(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) < int32(y))
 }
 
 func (c *CPU) opCmpM32JGE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) >= int32(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) >= int32(y))
 }
 
 func (c *CPU) opCmpM32JLE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) <= int32(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) <= int32(y))
 }
 
 func (c *CPU) opCmpM32JG(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 32)
-	return c.fused(u, int32(a) > int32(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 32)
+	return c.fused(u, int32(x) > int32(y))
 }
 
 func (c *CPU) opCmpM64JB(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) < uint64(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) < uint64(y))
 }
 
 func (c *CPU) opCmpM64JAE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) >= uint64(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) >= uint64(y))
 }
 
 func (c *CPU) opCmpM64JE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 64)) == 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 64)) == 0)
 }
 
 func (c *CPU) opCmpM64JNE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 64)) != 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 64)) != 0)
 }
 
 func (c *CPU) opCmpM64JBE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) <= uint64(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) <= uint64(y))
 }
 
 func (c *CPU) opCmpM64JA(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, uint64(a) > uint64(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, uint64(x) > uint64(y))
 }
 
 func (c *CPU) opCmpM64JS(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 64)) < 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 64)) < 0)
 }
 
 func (c *CPU) opCmpM64JNS(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.sub(a, b, 64)) >= 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.sub(x, y, 64)) >= 0)
 }
 
 func (c *CPU) opCmpM64JL(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) < int64(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) < int64(y))
 }
 
 func (c *CPU) opCmpM64JGE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) >= int64(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) >= int64(y))
 }
 
 func (c *CPU) opCmpM64JLE(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) <= int64(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) <= int64(y))
 }
 
 func (c *CPU) opCmpM64JG(u *uop) bool {
-	v, ok := c.load64(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 64/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	c.sub(a, b, 64)
-	return c.fused(u, int64(a) > int64(b))
+	x, y := v, c.r[u.src]+fusedImm(u)
+	c.sub(x, y, 64)
+	return c.fused(u, int64(x) > int64(y))
 }
 
 func (c *CPU) opTestR8JE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) == 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) == 0)
 }
 
 func (c *CPU) opTestR8JNE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) != 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) != 0)
 }
 
 func (c *CPU) opTestR8JS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) < 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) < 0)
 }
 
 func (c *CPU) opTestR8JNS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) >= 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) >= 0)
 }
 
 func (c *CPU) opTestR8JLE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) <= 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) <= 0)
 }
 
 func (c *CPU) opTestR8JG(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) > 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) > 0)
 }
 
 func (c *CPU) opTestR32JE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) == 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) == 0)
 }
 
 func (c *CPU) opTestR32JNE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) != 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) != 0)
 }
 
 func (c *CPU) opTestR32JS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) < 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) < 0)
 }
 
 func (c *CPU) opTestR32JNS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) >= 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) >= 0)
 }
 
 func (c *CPU) opTestR32JLE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) <= 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) <= 0)
 }
 
 func (c *CPU) opTestR32JG(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) > 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) > 0)
 }
 
 func (c *CPU) opTestR64JE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 64)) == 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 64)) == 0)
 }
 
 func (c *CPU) opTestR64JNE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 64)) != 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 64)) != 0)
 }
 
 func (c *CPU) opTestR64JS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 64)) < 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 64)) < 0)
 }
 
 func (c *CPU) opTestR64JNS(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 64)) >= 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 64)) >= 0)
 }
 
 func (c *CPU) opTestR64JLE(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 64)) <= 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 64)) <= 0)
 }
 
 func (c *CPU) opTestR64JG(u *uop) bool {
-	a, b := c.r[u.dst], c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 64)) > 0)
+	x, y := c.r[u.dst], c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 64)) > 0)
 }
 
 func (c *CPU) opTestM8JE(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) == 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) == 0)
 }
 
 func (c *CPU) opTestM8JNE(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) != 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) != 0)
 }
 
 func (c *CPU) opTestM8JS(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) < 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) < 0)
 }
 
 func (c *CPU) opTestM8JNS(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) >= 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) >= 0)
 }
 
 func (c *CPU) opTestM8JLE(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) <= 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) <= 0)
 }
 
 func (c *CPU) opTestM8JG(u *uop) bool {
-	v, ok := c.load8(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read8(a); p != nil {
+		v = uint64(p[0])
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 8)) > 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 8)) > 0)
 }
 
 func (c *CPU) opTestM32JE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) == 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) == 0)
 }
 
 func (c *CPU) opTestM32JNE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) != 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) != 0)
 }
 
 func (c *CPU) opTestM32JS(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) < 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) < 0)
 }
 
 func (c *CPU) opTestM32JNS(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) >= 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) >= 0)
 }
 
 func (c *CPU) opTestM32JLE(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) <= 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) <= 0)
 }
 
 func (c *CPU) opTestM32JG(u *uop) bool {
-	v, ok := c.load32(c.ea(u))
-	if !ok {
-		return false
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 32/8); !ok {
+			return false
+		}
 	}
-	a, b := uint64(v), c.r[u.src]+fusedImm(u)
-	return c.fused(u, int64(c.and(a, b, 32)) > 0)
+	x, y := v, c.r[u.src]+fusedImm(u)
+	return c.fused(u, int64(c.and(x, y, 32)) > 0)
 }

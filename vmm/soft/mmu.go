@@ -19,8 +19,8 @@ const (
 
 // head is what TLB entries for data and for code have in common.
 type head struct {
-	// tag is the page's linear address if accesses may go straight to page; with bit 0 set it is
-	// valid, but accesses take the slow path; tagNone is no page's.
+	// tag is the page's linear address if accesses may go straight to page; with tagSlow set
+	// it is valid, but accesses take the slow path; tagNone is no page's.
 	tag uint64
 	// shift is the size of the page in the guest's tables, as a power of two.
 	shift uint8
@@ -88,7 +88,7 @@ func (t *tlb) drop(a uint64) {
 	i := a / pageSize % tlbSize
 	for mode := range 2 {
 		for _, h := range [...]*head{&t.rd[mode][i].head, &t.wr[mode][i].head, &t.ex[mode][i].head} {
-			if h.tag&^1 == a&^pageMask {
+			if h.tag&^tagSlow == a&^pageMask {
 				h.tag = tagNone
 			}
 		}
@@ -205,14 +205,14 @@ func (c *CPU) walk(a uint64, acc access) (w walked, ok bool) {
 	case c.cr4&cr4PAE != 0:
 		// The entries that MOV CR3 loads into the CPU are read here each time, as a CPU may do
 		// for all that software can rely on (AMD APM vol. 2, 5.2.3). They have no rights.
-		reserved |= 0x7ff << 52
 		e := c.readPhys(c.cr3&0xffff_ffe0+a>>30&3*8, 8)
 		switch {
 		case e&pteP == 0:
 			return w, c.pageFault(a, acc, 0)
-		case e&(pdpteReserved|reserved) != 0:
+		case e&pdpteReserved != 0:
 			return w, c.pageFault(a, acc, pfPresent|pfReserved)
 		}
+		reserved |= 0x7ff << 52
 		table, w.shift = e&physMask&^pageMask, 30
 	default:
 		w.shift, bits, size, reserved = 32, 10, 4, 0
@@ -289,8 +289,8 @@ func (c *CPU) walk(a uint64, acc access) (w walked, ok bool) {
 	return w, true
 }
 
-// pdpteReserved are the low bits that must be 0 in a page-directory-pointer-table entry of PAE paging.
-const pdpteReserved = 0x1e6
+// pdpteReserved are the bits that must be 0 in a page-directory-pointer-table entry of PAE paging.
+const pdpteReserved = (1<<64-1)&^physMask | 0x1e6
 
 // readPhys reads an entry of a paging structure. Outside RAM all bits are 1.
 func (c *CPU) readPhys(a, size uint64) uint64 {
@@ -339,7 +339,7 @@ func (c *CPU) entry(a uint64, acc access) *tlbEntry {
 	if acc&accWrite != 0 {
 		e = &c.tlb.wr[mode][i]
 	}
-	if e.tag&^1 == a&^pageMask {
+	if e.tag&^tagSlow == a&^pageMask {
 		return e
 	}
 	w, ok := c.walk(a, acc)
@@ -349,9 +349,9 @@ func (c *CPU) entry(a uint64, acc access) *tlbEntry {
 	page := c.ramPage(w.phys)
 	slow, slowWrite := uint64(0), uint64(0)
 	if page == nil {
-		slow, slowWrite = 1, 1
+		slow, slowWrite = tagSlow, tagSlow
 	} else if c.code.lines[c.frame(w.phys)] != 0 {
-		slowWrite = 1
+		slowWrite = tagSlow
 	}
 	rd := &c.tlb.rd[mode][i]
 	c.tlb.fill(&rd.head, a, &w)
@@ -395,7 +395,7 @@ func (c *CPU) slowStores(a uint64) {
 	for mode := range c.tlb.wr {
 		for i := range c.tlb.wr[mode] {
 			if e := &c.tlb.wr[mode][i]; e.tag != tagNone && e.phys == a&^pageMask {
-				e.tag |= 1
+				e.tag |= tagSlow
 			}
 		}
 	}
@@ -500,8 +500,8 @@ func (c *CPU) writePage(e *tlbEntry, o uint64, p []byte, acc access) {
 	case e.page != nil:
 		c.modified(e.phys+o, uint64(len(p)))
 		copy(e.page[o:], p)
-		if e.tag&1 != 0 && c.code.lines[c.frame(e.phys)] == 0 {
-			e.tag &^= 1
+		if e.tag&tagSlow != 0 && c.code.lines[c.frame(e.phys)] == 0 {
+			e.tag &^= tagSlow
 		}
 	case acc&accSystem == 0:
 		c.touched = true

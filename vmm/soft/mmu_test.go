@@ -252,7 +252,7 @@ func TestFlush(t *testing.T) {
 	const rwx = pteP | pteW | pteU
 	g.put64(ptAt+8*0x50, 0x50000|rwx|pteG)
 	g.start()
-	has := func(a uint64) bool { return g.tlb.rd[0][a/pageSize%tlbSize].tag&^1 == a }
+	has := func(a uint64) bool { return g.tlb.rd[0][a/pageSize%tlbSize].tag&^tagSlow == a }
 	fill := func() {
 		g.entry(0x50000, 0)
 		g.entry(0x51000, 0)

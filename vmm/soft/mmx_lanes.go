@@ -173,19 +173,12 @@ func pairs(v uint64, w uint, f func(a, b int64) int64) (r uint64) {
 	return r
 }
 
-// shuffle8 makes a word of bytes of the vector at that b's bytes select; a byte of b with its top bit set
-// selects 0. mask bounds the selection: 7 or 15.
-func shuffle8(lo, hi, b uint64, mask uint8) (v uint64) {
+// shuffle8 makes a word of the bytes of p that b's bytes select; one with its top bit set selects 0. mask bounds the
+// selection: 7 or 15.
+func shuffle8(p *[16]byte, b uint64, mask uint8) (v uint64) {
 	for i := 0; i < 64; i += 8 {
 		n := uint8(b >> i)
-		if n&0x80 != 0 {
-			continue
-		}
-		from := lo
-		if n&mask&8 != 0 {
-			from = hi
-		}
-		v |= from >> (n & 7 * 8) & 0xff << i
+		v |= uint64(p[n&mask&15]&^uint8(int8(n)>>7)) << i
 	}
 	return v
 }

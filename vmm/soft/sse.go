@@ -17,7 +17,7 @@ type uopFunc = func(c *CPU, u *uop) bool
 func (l *lowerer) needSSE() {
 	if !l.sse {
 		l.sse = true
-		l.emit(uop{fn: (*CPU).opCheckSSE})
+		l.emit(uop{op: uCheckSSE})
 	}
 }
 
@@ -32,7 +32,7 @@ func (l *lowerer) need() {
 		l.needSSE()
 	}
 	if mmx {
-		l.emit(uop{fn: (*CPU).opCheckMMX})
+		l.emit(uop{op: uCheckMMX})
 	}
 }
 
@@ -55,15 +55,15 @@ func (l *lowerer) loadVector(slot, size uint8, aligned bool) {
 	u := uop{dst: slot, imm: uint64(size)}
 	switch {
 	case size == 16 && aligned:
-		u.fn = (*CPU).opLoadAligned
+		u.op = uLoadAligned
 	case size == 16:
-		u.fn = (*CPU).opLoadVector
+		u.op = uLoadVector
 	case size == 8:
-		u.fn = (*CPU).opLoad64V
+		u.op = uLoad64V
 	case size == 4:
-		u.fn = (*CPU).opLoad32V
+		u.op = uLoad32V
 	default:
-		u.fn = (*CPU).opLoadSmallV
+		u.op = uLoadSmallV
 	}
 	l.address(&u, size, readOnly)
 	l.emit(u)
@@ -74,13 +74,13 @@ func (l *lowerer) storeVector(slot, size uint8, aligned bool) {
 	u := uop{src: slot}
 	switch {
 	case size == 16 && aligned:
-		u.fn = (*CPU).opStoreAligned
+		u.op = uStoreAligned
 	case size == 16:
-		u.fn = (*CPU).opStoreVector
+		u.op = uStoreVector
 	case size == 8:
-		u.fn = (*CPU).opStore64V
+		u.op = uStore64V
 	default:
-		u.fn = (*CPU).opStore32V
+		u.op = uStore32V
 	}
 	l.address(&u, size, writeFirst)
 	l.emit(u)

@@ -77,7 +77,7 @@ func fromInteger(fn32, fn64 uopFunc) lowerFunc {
 		if from.Kind == x86.MemOp {
 			l.loadVector(xT, from.Size, false)
 		} else {
-			l.emit(uop{fn: (*CPU).opFromGPR64, dst: xT, src: from.Reg})
+			l.emit(uop{op: uFromGPR64, dst: xT, src: from.Reg})
 		}
 		fn := fn32
 		if from.Size == 8 {
@@ -130,19 +130,20 @@ func opToInteger(f vecOp) uopFunc {
 	}
 }
 
-// mixed lowers a conversion between an MMX and an XMM register, of which the former may be memory.
+// mixed lowers a conversion between an MMX and an XMM register, of which the former may be memory. An
+// unmasked exception finds the x87 state changed as MMX does.
 func mixed(f vecOp) lowerFunc {
 	fn := opFloat(f)
 	return func(l *lowerer) {
 		to, from := l.in.Arg[0], l.in.Arg[1]
 		l.need()
 		src := l.vector(1, true)
+		if to.Kind == x86.MMX || from.Kind == x86.MMX {
+			l.emit(uop{op: uEnterMMX})
+		}
 		l.emit(uop{fn: fn, dst: l.vector(0, true), src: src})
-		switch x86.MMX {
-		case to.Kind:
-			l.emit(uop{fn: (*CPU).opTouchMMX, dst: xR + to.Reg})
-		case from.Kind:
-			l.emit(uop{fn: (*CPU).opEnterMMX})
+		if to.Kind == x86.MMX {
+			l.emit(uop{op: uTouchMMX, dst: xR + to.Reg})
 		}
 	}
 }

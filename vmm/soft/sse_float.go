@@ -153,8 +153,10 @@ var floatVectorLowering = []lowerEntry{
 	{x86.HADDPD, floatOp(horizontal64((*float.Env).Add64))},
 	{x86.HSUBPS, floatOp(horizontal32((*float.Env).Sub32))},
 	{x86.HSUBPD, floatOp(horizontal64((*float.Env).Sub64))},
-	{x86.DPPS, floatOp(dotProduct32)},
-	{x86.DPPD, floatOp(dotProduct64)},
+	{x86.DPPS, vectorOp(opDotProduct(products32, horizontal32((*float.Env).Add32), 2,
+		func(imm uint8) (lo, hi uint64) { return spreadMask(imm, 32), spreadMask(imm>>2, 32) }), nil)},
+	{x86.DPPD, vectorOp(opDotProduct(products64, horizontal64((*float.Env).Add64), 1,
+		func(imm uint8) (lo, hi uint64) { return spreadMask(imm, 64), spreadMask(imm>>1, 64) }), nil)},
 }
 
 // opAddSD is ADDSD. What is like it follows.
@@ -328,29 +330,41 @@ func horizontal64(f op64) vecOp {
 	return func(e *float.Env, a, b vec, _ uint8) vec { return vec{f(e, a.lo, a.hi), f(e, b.lo, b.hi)} }
 }
 
-// dotProduct32 is DPPS: (0 + 1) + (2 + 3) of the products that imm selects.
-func dotProduct32(e *float.Env, a, b vec, imm uint8) vec {
-	var p [4]uint32
-	for i := range uint8(4) {
-		if imm>>(4+i)&1 != 0 {
-			p[i] = e.Mul32(uint32(a.lane32(i)), uint32(b.lane32(i)))
+// opDotProduct is DPPS and DPPD: products, and then so often sums of neighbours. Each step is done as
+// an instruction of its own would be, and may raise an exception before the next one.
+func opDotProduct(multiply, add vecOp, sums int, spread func(imm uint8) (lo, hi uint64)) uopFunc {
+	return func(c *CPU, u *uop) bool {
+		x, imm := &c.fpu.v[u.dst&31], uint8(u.imm)
+		v, ok := c.compute(multiply, *x, c.fpu.v[u.src&31], imm)
+		for i := 0; ok && i < sums; i++ {
+			v, ok = c.compute(add, v, v, 0)
 		}
+		if ok {
+			lo, hi := spread(imm)
+			*x = vec{v.lo & lo, v.lo & hi}
+		}
+		return ok
 	}
-	lo, hi := e.Add32(p[0], p[1]), e.Add32(p[2], p[3])
-	sum := uint64(e.Add32(lo, hi))
-	return blend(vec{}, vec{sum | sum<<32, sum | sum<<32}, spreadMask(imm, 32), spreadMask(imm>>2, 32))
 }
 
-// dotProduct64 is DPPD.
-func dotProduct64(e *float.Env, a, b vec, imm uint8) vec {
-	var p [2]uint64
-	for i := range uint8(2) {
+// products32 multiplies the lanes that imm selects; the others are 0.
+func products32(e *float.Env, a, b vec, imm uint8) (p vec) {
+	for i := range uint8(4) {
 		if imm>>(4+i)&1 != 0 {
-			p[i] = e.Mul64(a.half(i), b.half(i))
+			p = p.with(uint64(e.Mul32(uint32(a.lane32(i)), uint32(b.lane32(i)))), 0xffff_ffff, 32*i)
 		}
 	}
-	sum := e.Add64(p[0], p[1])
-	return blend(vec{}, vec{sum, sum}, spreadMask(imm, 64), spreadMask(imm>>1, 64))
+	return p
+}
+
+func products64(e *float.Env, a, b vec, imm uint8) (p vec) {
+	if imm>>4&1 != 0 {
+		p.lo = e.Mul64(a.lo, b.lo)
+	}
+	if imm>>5&1 != 0 {
+		p.hi = e.Mul64(a.hi, b.hi)
+	}
+	return p
 }
 
 // reciprocal is RCPSS, reciprocalRoot is RSQRTSS: approximations within 1.5 * 2^-12 (SDM vol. 2B), whose values the
@@ -382,9 +396,9 @@ func approximate(b uint32, f func(x float64) float64) uint32 {
 	case size < least:
 		b &= sign
 	}
-	r := math.Float32bits(float32(f(float64(math.Float32frombits(b)))))
-	if r&^sign < least {
-		r &= sign
+	r := f(float64(math.Float32frombits(b)))
+	if math.Abs(r) < 0x1p-126 {
+		return b & sign
 	}
-	return r
+	return math.Float32bits(float32(r))
 }

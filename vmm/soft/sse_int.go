@@ -100,20 +100,21 @@ var integerVectorLowering = []lowerEntry{
 	{x86.PMADDUBSW, halves(multiplyAdd8)},
 	{x86.PSADBW, halves(sumDifferences)},
 
-	{x86.PSLLW, shift(shiftLeft, h16, 16)},
-	{x86.PSLLD, shift(shiftLeft, h32, 32)},
-	{x86.PSLLQ, shift(shiftLeft, h64, 64)},
-	{x86.PSRLW, shift(shiftRight, h16, 16)},
-	{x86.PSRLD, shift(shiftRight, h32, 32)},
-	{x86.PSRLQ, shift(shiftRight, h64, 64)},
-	{x86.PSRAW, shift(shiftRightSigned, h16, 16)},
-	{x86.PSRAD, shift(shiftRightSigned, h32, 32)},
+	{x86.PSLLW, shift(shiftLeft, (*CPU).opShiftLeftV, h16, 16)},
+	{x86.PSLLD, shift(shiftLeft, (*CPU).opShiftLeftV, h32, 32)},
+	{x86.PSLLQ, shift(shiftLeft, (*CPU).opShiftLeftV, h64, 64)},
+	{x86.PSRLW, shift(shiftRight, (*CPU).opShiftRightV, h16, 16)},
+	{x86.PSRLD, shift(shiftRight, (*CPU).opShiftRightV, h32, 32)},
+	{x86.PSRLQ, shift(shiftRight, (*CPU).opShiftRightV, h64, 64)},
+	{x86.PSRAW, shift(shiftRightSigned, nil, h16, 16)},
+	{x86.PSRAD, shift(shiftRightSigned, nil, h32, 32)},
 	{x86.PSLLDQ, bytesShift(shiftBytesLeft)},
 	{x86.PSRLDQ, bytesShift(shiftBytesRight)},
 }
 
-// shift lowers a shift of all lanes by an immediate, or by the low 64 bits of the second operand.
-func shift(f func(a, n, h uint64, w uint) uint64, h uint64, w uint) lowerFunc {
+// shift lowers a shift of all lanes by an immediate, or by the low 64 bits of the second operand. If there is a
+// micro-operation fast for the immediate, it takes the mask of the bits that are moved to a place in their lane.
+func shift(f func(a, n, h uint64, w uint) uint64, fast uopFunc, h uint64, w uint) lowerFunc {
 	byVector := vectorOp(
 		opWide(func(a, n vec, _ uint8) vec { return vec{f(a.lo, n.lo, h, w), f(a.hi, n.lo, h, w)} }),
 		opMMX(func(a, n uint64, _ uint8) uint64 { return f(a, n, h, w) }))
@@ -124,13 +125,31 @@ func shift(f func(a, n, h uint64, w uint) uint64, h uint64, w uint) lowerFunc {
 			byVector(l)
 			return
 		}
-		fn := xmm
-		if l.in.Arg[0].Kind == x86.MMX {
-			fn = mmx
-		}
 		l.need()
-		l.emit(uop{fn: fn, dst: l.vector(0, true), imm: uint64(l.in.Imm)})
+		n := uint8(l.in.Imm)
+		u := uop{fn: xmm, dst: l.vector(0, true), imm: uint64(n)}
+		switch {
+		case l.in.Arg[0].Kind == x86.MMX:
+			u.fn = mmx
+		case fast != nil:
+			u.fn, u.shift, u.imm = fast, n&63, f(^uint64(0), uint64(n), h, w)
+		}
+		l.emit(u)
 	}
+}
+
+// opShiftLeftV: v[dst] = v[dst] << shift, of which each half keeps the bits in imm.
+func (c *CPU) opShiftLeftV(u *uop) bool {
+	x := &c.fpu.v[u.dst&31]
+	x.lo, x.hi = x.lo<<(u.shift&63)&u.imm, x.hi<<(u.shift&63)&u.imm
+	return true
+}
+
+// opShiftRightV is opShiftLeftV to the right.
+func (c *CPU) opShiftRightV(u *uop) bool {
+	x := &c.fpu.v[u.dst&31]
+	x.lo, x.hi = x.lo>>(u.shift&63)&u.imm, x.hi>>(u.shift&63)&u.imm
+	return true
 }
 
 func bytesShift(f func(v vec, n uint8) vec) lowerFunc {

@@ -1,6 +1,10 @@
 package soft
 
-import "ftvm/vmm/soft/x86"
+import (
+	"encoding/binary"
+
+	"ftvm/vmm/soft/x86"
+)
 
 // moveLowering has the instructions that move vectors between registers and memory.
 var moveLowering = []lowerEntry{
@@ -46,7 +50,7 @@ func moveVector(aligned bool) lowerFunc {
 		case from.Kind == x86.MemOp:
 			l.loadVector(to.Reg, 16, aligned)
 		default:
-			l.emit(uop{fn: (*CPU).opMoveV, dst: to.Reg, src: from.Reg})
+			l.emit(uop{op: uMoveV, dst: to.Reg, src: from.Reg})
 		}
 	}
 }
@@ -80,29 +84,29 @@ func moveWord(l *lowerer) {
 		if to.Kind == x86.MemOp {
 			l.storeVector(src, to.Size, false)
 		} else if to.Size == 8 {
-			l.emit(uop{fn: (*CPU).opToGPR64, dst: to.Reg, src: src})
+			l.emit(uop{op: uToGPR64, dst: to.Reg, src: src})
 		} else {
-			l.emit(uop{fn: (*CPU).opToGPR32, dst: to.Reg, src: src})
+			l.emit(uop{op: uToGPR32, dst: to.Reg, src: src})
 		}
 		if mmx {
-			l.emit(uop{fn: (*CPU).opEnterMMX})
+			l.emit(uop{op: uEnterMMX})
 		}
 		return
 	case from.Kind == x86.MemOp && !mmx:
 		l.loadVector(to.Reg, from.Size, false)
 		return
 	case from.Kind == x86.GPR && from.Size == 8:
-		l.emit(uop{fn: (*CPU).opFromGPR64, dst: l.vector(0, false), src: from.Reg})
+		l.emit(uop{op: uFromGPR64, dst: l.vector(0, false), src: from.Reg})
 	case from.Kind == x86.GPR:
-		l.emit(uop{fn: (*CPU).opFromGPR32, dst: l.vector(0, false), src: from.Reg})
+		l.emit(uop{op: uFromGPR32, dst: l.vector(0, false), src: from.Reg})
 	default:
 		src := l.vector(1, false)
-		l.emit(uop{fn: (*CPU).opMoveQ, dst: l.vector(0, false), src: src})
+		l.emit(uop{op: uMoveQ, dst: l.vector(0, false), src: src})
 	}
 	if to.Kind == x86.MMX {
-		l.emit(uop{fn: (*CPU).opTouchMMX, dst: xR + to.Reg})
+		l.emit(uop{op: uTouchMMX, dst: xR + to.Reg})
 	} else if mmx {
-		l.emit(uop{fn: (*CPU).opEnterMMX})
+		l.emit(uop{op: uEnterMMX})
 	}
 }
 
@@ -119,7 +123,7 @@ func moveHalf(fn uopFunc, half uint8) lowerFunc {
 		src := from.Reg
 		if half == 1 {
 			src = xT
-			l.emit(uop{fn: (*CPU).opHighToLow, dst: src, src: from.Reg})
+			l.emit(uop{op: uHighToLow, dst: src, src: from.Reg})
 		}
 		l.storeVector(src, 8, false)
 	}
@@ -178,16 +182,33 @@ func (c *CPU) opFromGPR32(u *uop) bool {
 
 // opLoadVector: v[dst] is 16 bytes of memory.
 func (c *CPU) opLoadVector(u *uop) bool {
-	lo, hi, ok := c.load128(c.ea(u))
-	if ok {
-		c.fpu.v[u.dst&31] = vec{lo, hi}
+	a := c.ea(u)
+	e, o := &c.rd[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-16 {
+		p := e.page[o : o+16]
+		c.fpu.v[u.dst&31] = vec{binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[8:])}
+		return true
 	}
-	return ok
+	return c.loadVectorSlow(u, a)
 }
 
-// opLoadAligned is opLoadVector for what has to be aligned.
+// opLoadAligned is opLoadVector for what has to be aligned, and therefore does not cross pages.
 func (c *CPU) opLoadAligned(u *uop) bool {
-	lo, hi, ok := c.load128Aligned(c.ea(u))
+	a := c.ea(u)
+	e, o := &c.rd[a/pageSize%tlbSize], a&(pageMask&^15)
+	if e.tag == a&^(pageMask&^15) {
+		p := e.page[o : o+16]
+		c.fpu.v[u.dst&31] = vec{binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[8:])}
+		return true
+	}
+	if a&15 != 0 {
+		return c.faultCode(excGP, 0)
+	}
+	return c.loadVectorSlow(u, a)
+}
+
+func (c *CPU) loadVectorSlow(u *uop, a uint64) bool {
+	lo, hi, ok := c.load128(a)
 	if ok {
 		c.fpu.v[u.dst&31] = vec{lo, hi}
 	}
@@ -220,14 +241,30 @@ func (c *CPU) opLoadSmallV(u *uop) bool {
 	return ok
 }
 
+// opStoreVector and opStoreAligned are the same for stores of v[src].
+
 func (c *CPU) opStoreVector(u *uop) bool {
-	x := &c.fpu.v[u.src&31]
-	return c.store128(c.ea(u), x.lo, x.hi)
+	a, x := c.ea(u), &c.fpu.v[u.src&31]
+	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
+	if e.tag == a&^pageMask && o <= pageSize-16 {
+		p := e.page[o : o+16]
+		binary.LittleEndian.PutUint64(p, x.lo)
+		binary.LittleEndian.PutUint64(p[8:], x.hi)
+		return true
+	}
+	return c.store128(a, x.lo, x.hi)
 }
 
 func (c *CPU) opStoreAligned(u *uop) bool {
-	x := &c.fpu.v[u.src&31]
-	return c.store128Aligned(c.ea(u), x.lo, x.hi)
+	a, x := c.ea(u), &c.fpu.v[u.src&31]
+	e, o := &c.wr[a/pageSize%tlbSize], a&(pageMask&^15)
+	if e.tag == a&^(pageMask&^15) {
+		p := e.page[o : o+16]
+		binary.LittleEndian.PutUint64(p, x.lo)
+		binary.LittleEndian.PutUint64(p[8:], x.hi)
+		return true
+	}
+	return c.store128Aligned(a, x.lo, x.hi)
 }
 
 func (c *CPU) opStore64V(u *uop) bool { return c.store64(c.ea(u), c.fpu.v[u.src&31].lo) }
@@ -241,12 +278,12 @@ func lowerMaskedStore(l *lowerer) {
 	const rDI = 7
 	l.in.Mem.Base, l.in.Mem.Index, l.in.Mem.Disp = rDI, x86.NoReg, 0
 	size := l.in.Arg[0].Size
-	u := uop{fn: (*CPU).opMaskedStore, dst: l.vector(0, false), src: l.vector(1, false), imm: uint64(size)}
+	u := uop{op: uMaskedStore, dst: l.vector(0, false), src: l.vector(1, false), imm: uint64(size)}
+	if l.in.Arg[0].Kind == x86.MMX {
+		l.emit(uop{op: uEnterMMX})
+	}
 	l.address(&u, size, writeFirst)
 	l.emit(u)
-	if l.in.Arg[0].Kind == x86.MMX {
-		l.emit(uop{fn: (*CPU).opEnterMMX})
-	}
 }
 
 // opMaskedStore stores those of the low imm bytes of v[dst] whose bytes in v[src] have their top bit set.

@@ -1,6 +1,10 @@
 package soft
 
-import "ftvm/vmm/soft/x86"
+import (
+	"encoding/binary"
+
+	"ftvm/vmm/soft/x86"
+)
 
 // shuffleLowering has the instructions that move lanes about, or combine different ones.
 var shuffleLowering = []lowerEntry{
@@ -31,9 +35,13 @@ var shuffleLowering = []lowerEntry{
 
 	{x86.PSHUFB, both(
 		func(a, b vec, _ uint8) vec {
-			return vec{shuffle8(a.lo, a.hi, b.lo, 15), shuffle8(a.lo, a.hi, b.hi, 15)}
+			p := a.bytes()
+			return vec{shuffle8(&p, b.lo, 15), shuffle8(&p, b.hi, 15)}
 		},
-		func(a, b uint64, _ uint8) uint64 { return shuffle8(a, 0, b, 7) })},
+		func(a, b uint64, _ uint8) uint64 {
+			p := vec{a, 0}.bytes()
+			return shuffle8(&p, b, 7)
+		})},
 	{x86.PSHUFD, vectorOp((*CPU).opShuffle32, nil)},
 	{x86.PSHUFLW, both(func(_, b vec, imm uint8) vec { return vec{shuffle16(b.lo, imm), b.hi} }, nil)},
 	{x86.PSHUFHW, both(func(_, b vec, imm uint8) vec { return vec{b.lo, shuffle16(b.hi, imm)} }, nil)},
@@ -116,6 +124,12 @@ func (v vec) half(n uint8) uint64 {
 		return v.hi
 	}
 	return v.lo
+}
+
+func (v vec) bytes() (p [16]byte) {
+	binary.LittleEndian.PutUint64(p[:], v.lo)
+	binary.LittleEndian.PutUint64(p[8:], v.hi)
+	return p
 }
 
 // with is v, where the bits of m, which fit 64, are replaced by those of bits, at bit number at.
@@ -232,14 +246,14 @@ func (l *lowerer) lane(i int, w uint8) uint8 {
 func insertLane(w uint8) lowerFunc {
 	return func(l *lowerer) {
 		l.need()
-		u := uop{fn: (*CPU).opInsertGPR, dst: l.vector(0, true), src: l.in.Arg[1].Reg, imm: uint64(w), shift: l.lane(0, w)}
+		u := uop{op: uInsertGPR, dst: l.vector(0, true), src: l.in.Arg[1].Reg, imm: uint64(w), shift: l.lane(0, w)}
 		if l.in.Arg[1].Kind == x86.MemOp {
 			l.loadVector(xT, w/8, false)
-			u.fn, u.src = (*CPU).opInsertVector, xT
+			u.op, u.src = uInsertVector, xT
 		}
 		if l.in.Arg[0].Kind == x86.MMX {
 			l.emit(u)
-			u = uop{fn: (*CPU).opTouchMMX, dst: u.dst}
+			u = uop{op: uTouchMMX, dst: u.dst}
 		}
 		l.emit(u)
 	}
@@ -285,14 +299,14 @@ func extractLane(w uint8) lowerFunc {
 	return func(l *lowerer) {
 		l.need()
 		to := l.in.Arg[0]
-		u := uop{fn: (*CPU).opExtract, dst: to.Reg, src: l.vector(1, true), imm: 1<<w - 1, shift: l.lane(1, w)}
+		u := uop{op: uExtract, dst: to.Reg, src: l.vector(1, true), imm: 1<<w - 1, shift: l.lane(1, w)}
 		if l.in.Arg[1].Kind == x86.MMX {
-			l.emit(uop{fn: (*CPU).opEnterMMX})
+			l.emit(uop{op: uEnterMMX})
 		}
 		if to.Kind == x86.MemOp {
 			u.dst = t0
 			l.emit(u)
-			u = uop{fn: (*CPU).opStoreLane, src: t0, imm: uint64(w / 8)}
+			u = uop{op: uStoreLane, src: t0, imm: uint64(w / 8)}
 			l.address(&u, w/8, writeFirst)
 		}
 		l.emit(u)

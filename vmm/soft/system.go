@@ -67,18 +67,18 @@ var systemLowering = []lowerEntry{
 
 	{x86.SGDT, inst(func(c *CPU, u *uop, _ *x86.Inst) bool { return c.storeTable(u, &c.gdt) })},
 	{x86.SIDT, inst(func(c *CPU, u *uop, _ *x86.Inst) bool { return c.storeTable(u, &c.idt) })},
-	{x86.LGDT, inst(privileged(func(c *CPU, u *uop, in *x86.Inst) bool { return c.loadTable(u, in, &c.gdt) }))},
-	{x86.LIDT, inst(privileged(func(c *CPU, u *uop, in *x86.Inst) bool { return c.loadTable(u, in, &c.idt) }))},
+	{x86.LGDT, reads(privileged(func(c *CPU, u *uop, in *x86.Inst) bool { return c.loadTable(u, in, &c.gdt) }))},
+	{x86.LIDT, reads(privileged(func(c *CPU, u *uop, in *x86.Inst) bool { return c.loadTable(u, in, &c.idt) }))},
 	{x86.SLDT, inst(func(c *CPU, u *uop, in *x86.Inst) bool { return c.storeWord(u, in, uint64(c.ldt.Selector)) })},
 	{x86.STR, inst(func(c *CPU, u *uop, in *x86.Inst) bool { return c.storeWord(u, in, uint64(c.tr.Selector)) })},
 	{x86.SMSW, inst(func(c *CPU, u *uop, in *x86.Inst) bool { return c.storeWord(u, in, c.cr0) })},
-	{x86.LLDT, inst(privileged((*CPU).loadLDT))},
-	{x86.LTR, inst(privileged((*CPU).loadTask))},
+	{x86.LLDT, reads(privileged((*CPU).loadLDT))},
+	{x86.LTR, reads(privileged((*CPU).loadTask))},
 	{x86.LMSW, instEnd(privileged((*CPU).loadMSW))},
-	{x86.VERR, inst((*CPU).verify)},
-	{x86.VERW, inst((*CPU).verify)},
-	{x86.LAR, inst((*CPU).loadAccess)},
-	{x86.LSL, inst((*CPU).loadLimit)},
+	{x86.VERR, reads((*CPU).verify)},
+	{x86.VERW, reads((*CPU).verify)},
+	{x86.LAR, reads((*CPU).loadAccess)},
+	{x86.LSL, reads((*CPU).loadLimit)},
 	{x86.ARPL, inst((*CPU).adjustRPL)},
 
 	{x86.CLTS, instEnd(privileged((*CPU).clearTS))},
@@ -746,7 +746,7 @@ func (c *CPU) setCR0(v uint64) bool {
 func (c *CPU) goodPDPTEs(cr3 uint64) bool {
 	for i := range uint64(4) {
 		e := c.readPhys(cr3&0xffff_ffe0+8*i, 8)
-		if e&pteP != 0 && e&(pdpteReserved|math.MaxUint64&^physMask) != 0 {
+		if e&pteP != 0 && e&pdpteReserved != 0 {
 			return c.faultCode(excGP, 0)
 		}
 	}

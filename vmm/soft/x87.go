@@ -80,7 +80,7 @@ var x87Lowering = []lowerEntry{
 	{x86.FSCALE, x87(binary80(0, (*float.Env).Scale80))},
 	{x86.FPATAN, x87(binary80(1, (*float.Env).Atan80))},
 	{x86.FYL2X, x87(binary80(1, (*float.Env).Log80))},
-	{x86.FYL2XP1, x87(binary80(1, (*float.Env).LogP180))},
+	{x86.FYL2XP1, x87(binary80(1, (*float.Env).Log1P80))},
 	{x86.FPREM, x87(remainder(false))},
 	{x86.FPREM1, x87(remainder(true))},
 	{x86.FSIN, x87(trigonometric((*float.Env).Sin80))},
@@ -107,7 +107,7 @@ func x87(fn execFunc) lowerFunc {
 		return true
 	}
 	return func(l *lowerer) {
-		l.emit(uop{fn: (*CPU).opCheckWaiting})
+		l.emit(uop{op: uCheckWaiting})
 		l.whole(exec)
 	}
 }
@@ -288,13 +288,19 @@ var relationCodes = [4]uint16{
 	float.Less: swC0, float.Equal: swC3, float.Greater: 0, float.Unordered: swC0 | swC2 | swC3,
 }
 
-// compare80 compares ST(0) with b. ok is false if an unmasked exception is in the way.
+// compare80 compares ST(0) with b, which is unordered if a register is empty. ok is false after an unmasked exception: then
+// nothing is popped.
 func (f *fpu) compare80(fn comparison80, b float.Operand, empty bool) (r float.Relation, ok bool) {
 	if empty || f.empty(0) {
 		return float.Unordered, f.stackFault(false)
 	}
 	r = fn(f.begin(), float.Of80(f.get(0)), b)
 	return r, f.end()
+}
+
+// setRelation sets the condition codes. That happens after unmasked exceptions, too.
+func (f *fpu) setRelation(r float.Relation) {
+	f.sw = f.sw&^(swC0|swC2|swC3) | relationCodes[r&3]
 }
 
 func comparison(fn comparison80, pops int) execFunc {
@@ -304,8 +310,8 @@ func comparison(fn comparison80, pops int) execFunc {
 			return false
 		}
 		r, ok := c.fpu.compare80(fn, b, empty)
+		c.fpu.setRelation(r)
 		if ok {
-			c.fpu.setRelation(r)
 			for range pops {
 				c.fpu.pop()
 			}
@@ -314,19 +320,19 @@ func comparison(fn comparison80, pops int) execFunc {
 	}
 }
 
-func (f *fpu) setRelation(r float.Relation) {
-	f.sw = f.sw&^(swC0|swC2|swC3) | relationCodes[r&3]
-}
-
-// flagsComparison sets the flags as COMISD does.
+// flagsComparison sets the flags as COMISD does, after unmasked exceptions, too. C1 stays, but for a stack fault.
 func flagsComparison(fn comparison80, pops int) execFunc {
 	return func(c *CPU, u *uop, in *x86.Inst) bool {
-		i := lastRegister(in)
-		r, ok := c.fpu.compare80(fn, float.Of80(c.fpu.get(i)), c.fpu.empty(i))
+		p, i := &c.fpu, lastRegister(in)
+		c1 := p.sw&swC1 != 0
+		r, ok := p.compare80(fn, float.Of80(p.get(i)), p.empty(i))
+		if !p.empty(0) && !p.empty(i) {
+			p.setC1(c1)
+		}
+		c.setRelation(r)
 		if ok {
-			c.setRelation(r)
 			for range pops {
-				c.fpu.pop()
+				p.pop()
 			}
 		}
 		return true
@@ -334,9 +340,8 @@ func flagsComparison(fn comparison80, pops int) execFunc {
 }
 
 func execFTST(c *CPU, _ *uop, _ *x86.Inst) bool {
-	if r, ok := c.fpu.compare80((*float.Env).Compare80, float.OfInt(0), false); ok {
-		c.fpu.setRelation(r)
-	}
+	r, _ := c.fpu.compare80((*float.Env).Compare80, float.OfInt(0), false)
+	c.fpu.setRelation(r)
 	return true
 }
 
@@ -367,17 +372,16 @@ func execFLD(c *CPU, u *uop, in *x86.Inst) bool {
 	m := mem(in)
 	if m == nil {
 		i := lastRegister(in)
-		switch {
-		case !p.empty(7):
-			p.pushNew(indefinite)
-		case p.empty(i):
-			if p.stackFault(false) {
-				p.push(indefinite)
+		x := p.get(i)
+		p.setC1(false)
+		if p.empty(i) {
+			if !p.stackFault(false) {
+				return true
 			}
-		default:
-			p.setC1(false)
-			p.push(p.get(i))
+			x = indefinite
+			p.valid &^= p.bit(7) // one stack fault is enough
 		}
+		p.pushNew(x)
 		return true
 	}
 	a := c.ea(u)
@@ -403,7 +407,8 @@ func execFLD(c *CPU, u *uop, in *x86.Inst) bool {
 	} else {
 		x = p.begin().Load64(v)
 	}
-	if p.end() {
+	// An unmasked denormal operand is loaded nevertheless.
+	if p.end() || p.x87.Flags == float.DE {
 		p.push(x)
 	}
 	return true
@@ -546,7 +551,6 @@ func conditionalMove(cc uint8) execFunc {
 			}
 			return true
 		}
-		p.setC1(false)
 		if c.cond(cc) {
 			p.set(0, p.get(i))
 		}
@@ -606,10 +610,11 @@ func binary80(dst uint8, f func(e *float.Env, a, b float.F80) float.F80) execFun
 	}
 }
 
-// remainder executes FPREM and FPREM1.
+// remainder executes FPREM and FPREM1. Where there is no quotient, C0 and C3 stay.
 func remainder(nearest bool) execFunc {
 	return func(c *CPU, _ *uop, _ *x86.Inst) bool {
 		p := &c.fpu
+		p.sw &^= swC2
 		if p.empty(0) || p.empty(1) {
 			if p.stackFault(false) {
 				p.set(0, indefinite)
@@ -617,13 +622,17 @@ func remainder(nearest bool) execFunc {
 			return true
 		}
 		r, q := p.begin().Rem80(p.get(0), p.get(1), nearest)
-		if p.end() {
-			p.set(0, r)
-			low := uint16(q.Low)
-			p.sw = p.sw&^swCond | low&1*swC1 | low>>1&1*swC3 | low>>2&1*swC0
-			if q.Partial {
-				p.sw |= swC2
-			}
+		if !p.end() {
+			return true
+		}
+		p.set(0, r)
+		if r.Class() == float.ClassNaN {
+			return true
+		}
+		low := uint16(q.Low)
+		p.sw = p.sw&^swCond | low&1*swC1 | low>>1&1*swC3 | low>>2&1*swC0
+		if q.Partial {
+			p.sw |= swC2
 		}
 		return true
 	}

@@ -58,14 +58,15 @@ func (f *fpu) rotate(n uint8) bool {
 }
 
 func execFFREE(c *CPU, _ *uop, in *x86.Inst) bool {
+	c.fpu.setC1(false)
 	c.fpu.valid &^= c.fpu.bit(lastRegister(in))
 	if in.Op == x86.FFREEP {
-		c.fpu.top = (c.fpu.top + 1) & 7
+		c.fpu.pop()
 	}
 	return true
 }
 
-func lowerFWAIT(l *lowerer) { l.emit(uop{fn: (*CPU).opWait}) }
+func lowerFWAIT(l *lowerer) { l.emit(uop{op: uWait}) }
 
 // opWait is FWAIT. Unlike others it heeds CR0.TS only together with CR0.MP, and not CR0.EM.
 func (c *CPU) opWait(*uop) bool {
@@ -175,10 +176,33 @@ func (f *fpu) loadEnv(in *x86.Inst, p []byte) {
 	f.ip, f.dp = uint64(get(3)), uint64(get(5))
 }
 
+// loadImage reads the image of an environment or of all state from linear address a, of which elements have size bytes.
+func (c *CPU) loadImage(a uint64, p []byte, size uint64) bool {
+	return c.checkImage(a, uint64(len(p)), size, c.userAccess()) && c.loadBlock(a, p)
+}
+
+// storeImage writes one.
+func (c *CPU) storeImage(a uint64, p []byte, size uint64) bool {
+	return c.checkImage(a, uint64(len(p)), size, c.userAccess()|accWrite) && c.storeBlock(a, p)
+}
+
+// checkImage looks first at the first element of an image and then at its last byte, as AMD's silicon does: the address of a
+// page fault tells.
+func (c *CPU) checkImage(a, n, size uint64, acc access) bool {
+	_, ok := c.span(a, size, acc)
+	return ok && c.checkLast(a, n, acc)
+}
+
+// checkLast looks at the last of n bytes: where FXSAVE and FXRSTOR look first.
+func (c *CPU) checkLast(a, n uint64, acc access) bool {
+	_, ok := c.span(c.linear(a+n-1), 1, acc)
+	return ok
+}
+
 func execFNSTENV(c *CPU, u *uop, in *x86.Inst) bool {
 	var p [envSize32]byte
 	n := c.fpu.saveEnv(in, p[:])
-	if !c.storeBlock(c.ea(u), p[:n]) {
+	if !c.storeImage(c.ea(u), p[:n], n/7) {
 		return false
 	}
 	c.fpu.setControl(c.fpu.cw | fpFlags)
@@ -187,7 +211,8 @@ func execFNSTENV(c *CPU, u *uop, in *x86.Inst) bool {
 
 func execFLDENV(c *CPU, u *uop, in *x86.Inst) bool {
 	var p [envSize32]byte
-	if !c.loadBlock(c.ea(u), p[:envSize(in)]) {
+	n := envSize(in)
+	if !c.loadImage(c.ea(u), p[:n], n/7) {
 		return false
 	}
 	c.fpu.loadEnv(in, p[:])
@@ -203,7 +228,7 @@ func execFNSAVE(c *CPU, u *uop, in *x86.Inst) bool {
 	for i := range uint8(8) {
 		putF80(p[n+10*uint64(i):], c.fpu.get(i))
 	}
-	if !c.storeBlock(c.ea(u), p[:n+saveSize]) {
+	if !c.storeImage(c.ea(u), p[:n+saveSize], n/7) {
 		return false
 	}
 	c.fpu.reset()
@@ -213,7 +238,7 @@ func execFNSAVE(c *CPU, u *uop, in *x86.Inst) bool {
 func execFRSTOR(c *CPU, u *uop, in *x86.Inst) bool {
 	var p [envSize32 + saveSize]byte
 	n := envSize(in)
-	if !c.loadBlock(c.ea(u), p[:n+saveSize]) {
+	if !c.loadImage(c.ea(u), p[:n+saveSize], n/7) {
 		return false
 	}
 	f := &c.fpu
@@ -226,8 +251,8 @@ func execFRSTOR(c *CPU, u *uop, in *x86.Inst) bool {
 }
 
 func lowerEMMS(l *lowerer) {
-	l.emit(uop{fn: (*CPU).opCheckMMX})
-	l.emit(uop{fn: (*CPU).opEMMS})
+	l.emit(uop{op: uCheckMMX})
+	l.emit(uop{op: uEMMS})
 }
 
 // opEMMS empties all registers.
@@ -238,7 +263,7 @@ func (c *CPU) opEMMS(*uop) bool {
 
 func lowerFX(fn execFunc) lowerFunc {
 	return func(l *lowerer) {
-		l.emit(uop{fn: (*CPU).opCheckFX})
+		l.emit(uop{op: uCheckFX})
 		l.whole(fn)
 	}
 }
@@ -264,7 +289,7 @@ func execFXSAVE(c *CPU, u *uop, in *x86.Inst) bool {
 		clear(p[fxIP+4 : fxDP])
 		clear(p[fxDP+4 : fxMXCSR])
 	}
-	return c.storeBlock(a, p[:fxXMM+16*c.visibleXMM()])
+	return c.checkLast(a, uint64(len(p)), c.userAccess()|accWrite) && c.storeBlock(a, p[:fxXMM+16*c.visibleXMM()])
 }
 
 func execFXRSTOR(c *CPU, u *uop, in *x86.Inst) bool {
@@ -274,7 +299,7 @@ func execFXRSTOR(c *CPU, u *uop, in *x86.Inst) bool {
 	}
 	var p [512]byte
 	n := c.visibleXMM()
-	if !c.loadBlock(a, p[:]) {
+	if !c.checkLast(a, uint64(len(p)), c.userAccess()) || !c.loadBlock(a, p[:]) {
 		return false
 	}
 	if binary.LittleEndian.Uint32(p[fxMXCSR:])&^mxcsrMask != 0 {

@@ -62,7 +62,7 @@ func (e *Env) add(a, b num, f *format) raw {
 	if a.class == infinite && b.class == infinite && a.neg != b.neg {
 		return e.invalid(f)
 	}
-	if (a.denormal || b.denormal) && e.raise(DE) {
+	if (a.class == denormal || b.class == denormal) && e.raise(DE) {
 		return raw{}
 	}
 	switch {
@@ -119,7 +119,7 @@ func (e *Env) mul(a, b num, f *format) raw {
 	if a.class == zero && b.class == infinite || a.class == infinite && b.class == zero {
 		return e.invalid(f)
 	}
-	if (a.denormal || b.denormal) && e.raise(DE) {
+	if (a.class == denormal || b.class == denormal) && e.raise(DE) {
 		return raw{}
 	}
 	neg := a.neg != b.neg
@@ -141,17 +141,17 @@ func (e *Env) div(a, b num, f *format) raw {
 	if a.class >= quiet || b.class >= quiet {
 		return e.nan(a, b, f)
 	}
-	if a.class == b.class && a.class != finite {
+	if a.class == b.class && (a.class == zero || a.class == infinite) {
 		return e.invalid(f)
 	}
 	neg := a.neg != b.neg
-	if a.class == finite && b.class == zero {
+	if a.class != infinite && b.class == zero {
 		if e.raise(ZE) {
 			return raw{}
 		}
 		return f.infinity(neg)
 	}
-	if (a.denormal || b.denormal) && e.raise(DE) {
+	if (a.class == denormal || b.class == denormal) && e.raise(DE) {
 		return raw{}
 	}
 	switch {
@@ -182,7 +182,7 @@ func (e *Env) sqrt(n num, f *format) raw {
 	if n.neg && n.class != zero {
 		return e.invalid(f)
 	}
-	if n.denormal && e.raise(DE) {
+	if n.class == denormal && e.raise(DE) {
 		return raw{}
 	}
 	switch n.class {

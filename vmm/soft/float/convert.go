@@ -6,7 +6,7 @@ import "math/bits"
 
 // convert is n in format f.
 func (e *Env) convert(n num, f *format) raw {
-	if n.denormal && e.raise(DE) {
+	if n.class == denormal && e.raise(DE) {
 		return raw{}
 	}
 	return e.store(n, f)
@@ -17,7 +17,7 @@ func (e *Env) store(n num, f *format) raw {
 	switch n.class {
 	case zero:
 		return f.zero(n.neg)
-	case finite:
+	case denormal, normal:
 		return e.round(n.neg, n.exp, n.sig, 0, f)
 	case infinite:
 		return f.infinity(n.neg)
@@ -44,7 +44,7 @@ func unpackUint(neg bool, m uint64) num {
 		return num{neg: neg}
 	}
 	z := bits.LeadingZeros64(m)
-	return num{sig: m << z, exp: 63 - int32(z), class: finite, neg: neg}
+	return num{sig: m << z, exp: 63 - int32(z), class: normal, neg: neg}
 }
 
 // integral rounds the magnitude of a finite n or zero to an integer. It must be below 2^64.
@@ -60,7 +60,7 @@ func (r Rounding) integral(n num) (m uint64, up, inexact bool) {
 // vol. 1, table 4-1), which is the least integer.
 func (e *Env) toInt(n num, size uint, mode Rounding) int64 {
 	least := uint64(1) << (size - 1)
-	if n.class <= finite && n.exp < 64 {
+	if n.class <= normal && n.exp < 64 {
 		m, up, inexact := mode.integral(n)
 		if m < least || m == least && n.neg {
 			if inexact {
@@ -79,7 +79,7 @@ func (e *Env) toInt(n num, size uint, mode Rounding) int64 {
 
 // roundInt is n as an integral value in format f.
 func (e *Env) roundInt(n num, mode Rounding, exact bool, f *format) raw {
-	if n.class != finite || n.exp >= 63 {
+	if !n.finite() || n.exp >= 63 {
 		return e.store(n, f)
 	}
 	m, up, inexact := mode.integral(n)
@@ -98,7 +98,7 @@ func (e *Env) compare(a, b num, invalid class) Relation {
 		}
 		return Unordered
 	}
-	if a.denormal || b.denormal {
+	if a.class == denormal || b.class == denormal {
 		e.raise(DE)
 	}
 	switch {
@@ -108,9 +108,13 @@ func (e *Env) compare(a, b num, invalid class) Relation {
 		return signed(Less, b.neg)
 	case b.class == zero || a.neg != b.neg:
 		return signed(Greater, a.neg)
-	case a.class != b.class: // one is infinite
-		return signed(less(a.class == finite), a.neg)
-	case a.class == infinite || a.exp == b.exp && a.sig == b.sig:
+	case a.class == infinite && b.class == infinite:
+		return Equal
+	case a.class == infinite:
+		return signed(Greater, a.neg)
+	case b.class == infinite:
+		return signed(Less, a.neg)
+	case a.exp == b.exp && a.sig == b.sig:
 		return Equal
 	case a.exp != b.exp:
 		return signed(less(a.exp < b.exp), a.neg)

@@ -13,7 +13,7 @@ func (e *Env) Add64(a, b uint64) uint64 {
 			return r
 		}
 	}
-	return double.pack(e.add(double.unpack(a, e.DAZ), double.unpack(b, e.DAZ), double))
+	return double.pack(e.add(unpack64(a, e.DAZ), unpack64(b, e.DAZ), double))
 }
 
 // Sub64 is SUBSD.
@@ -24,7 +24,7 @@ func (e *Env) Sub64(a, b uint64) uint64 {
 			return r
 		}
 	}
-	return double.pack(e.sub(double.unpack(a, e.DAZ), double.unpack(b, e.DAZ), double))
+	return double.pack(e.sub(unpack64(a, e.DAZ), unpack64(b, e.DAZ), double))
 }
 
 // Mul64 is MULSD.
@@ -35,7 +35,7 @@ func (e *Env) Mul64(a, b uint64) uint64 {
 			return r
 		}
 	}
-	return double.pack(e.mul(double.unpack(a, e.DAZ), double.unpack(b, e.DAZ), double))
+	return double.pack(e.mul(unpack64(a, e.DAZ), unpack64(b, e.DAZ), double))
 }
 
 // Div64 is DIVSD: a / b.
@@ -46,7 +46,7 @@ func (e *Env) Div64(a, b uint64) uint64 {
 			return r
 		}
 	}
-	return double.pack(e.div(double.unpack(a, e.DAZ), double.unpack(b, e.DAZ), double))
+	return double.pack(e.div(unpack64(a, e.DAZ), unpack64(b, e.DAZ), double))
 }
 
 // Sqrt64 is SQRTSD.
@@ -54,7 +54,7 @@ func (e *Env) Sqrt64(a uint64) uint64 {
 	if e.fast() && normal64(a) && a>>63 == 0 {
 		return math.Float64bits(math.Sqrt(math.Float64frombits(a)))
 	}
-	return double.pack(e.sqrt(double.unpack(a, e.DAZ), double))
+	return double.pack(e.sqrt(unpack64(a, e.DAZ), double))
 }
 
 // Min64 is MINSD: b, unless a is less. A NaN of either kind is invalid.
@@ -80,7 +80,7 @@ func (e *Env) Compare64(a, b uint64) Relation {
 			return r
 		}
 	}
-	return e.compare(double.unpack(a, e.DAZ), double.unpack(b, e.DAZ), quiet)
+	return e.compare(unpack64(a, e.DAZ), unpack64(b, e.DAZ), quiet)
 }
 
 // CompareQuiet64 is for UCOMISD and the predicates of CMPSD that do not.
@@ -90,7 +90,7 @@ func (e *Env) CompareQuiet64(a, b uint64) Relation {
 			return r
 		}
 	}
-	return e.compare(double.unpack(a, e.DAZ), double.unpack(b, e.DAZ), signalling)
+	return e.compare(unpack64(a, e.DAZ), unpack64(b, e.DAZ), signalling)
 }
 
 // RoundInt64 is ROUNDSD: a as an integral value. PE is not reported if exact is false; ROUNDSD's operand has a bit for that.
@@ -103,7 +103,7 @@ func (e *Env) RoundInt64(a uint64, mode Rounding, exact bool) uint64 {
 		}
 		return math.Float64bits(r)
 	}
-	return double.pack(e.roundInt(double.unpack(a, e.DAZ), mode, exact, double))
+	return double.pack(e.roundInt(unpack64(a, e.DAZ), mode, exact, double))
 }
 
 // Widen is CVTSS2SD.
@@ -111,7 +111,7 @@ func (e *Env) Widen(a uint32) uint64 {
 	if normal32(a) || a<<1 == 0 {
 		return math.Float64bits(float64(math.Float32frombits(a)))
 	}
-	return double.pack(e.convert(single.unpack(uint64(a), e.DAZ), double))
+	return double.pack(e.convert(unpack32(a, e.DAZ), double))
 }
 
 // FromInt64 is CVTSI2SD.
@@ -132,7 +132,7 @@ func (e *Env) ToInt64(a uint64, size uint, mode Rounding) int64 {
 			return i
 		}
 	}
-	return e.toInt(double.unpack(a, e.DAZ), size, mode)
+	return e.toInt(unpack64(a, e.DAZ), size, mode)
 }
 
 // daz64 is a as an operand that is not computed with.

@@ -27,10 +27,10 @@ type Operand struct{ num }
 func Of80(x F80) Operand { return Operand{x.unpack()} }
 
 // Of32 is an operand m32fp.
-func Of32(x uint32) Operand { return Operand{single.unpack(uint64(x), false)} }
+func Of32(x uint32) Operand { return Operand{unpack32(x, false)} }
 
 // Of64 is an operand m64fp.
-func Of64(x uint64) Operand { return Operand{double.unpack(x, false)} }
+func Of64(x uint64) Operand { return Operand{unpack64(x, false)} }
 
 // OfInt is an operand m16int or m32int.
 func OfInt(i int64) Operand { return Operand{unpackInt(i)} }
@@ -59,7 +59,7 @@ func (e *Env) CompareQuiet80(a, b Operand) Relation { return e.x87().compare(a.n
 // RoundInt80 is FRNDINT.
 func (e *Env) RoundInt80(x F80) F80 {
 	n := x.unpack()
-	if n.denormal && e.raise(DE) {
+	if n.class == denormal && e.raise(DE) {
 		return F80{}
 	}
 	return e.x87().roundInt(n, e.Round, true, extended).f80()
@@ -67,13 +67,13 @@ func (e *Env) RoundInt80(x F80) F80 {
 
 // Load32 is FLD m32fp. With DE unmasked the result is still there: AMD's silicon pushes it, Intel's manual says that
 // it does not (SDM vol. 1, 8.5.2).
-func (e *Env) Load32(x uint32) F80 { return e.load(single.unpack(uint64(x), false)) }
+func (e *Env) Load32(x uint32) F80 { return e.load(unpack32(x, false)) }
 
 // Load64 is FLD m64fp. See Load32.
-func (e *Env) Load64(x uint64) F80 { return e.load(double.unpack(x, false)) }
+func (e *Env) Load64(x uint64) F80 { return e.load(unpack64(x, false)) }
 
 func (e *Env) load(n num) F80 {
-	if n.denormal {
+	if n.class == denormal {
 		e.raise(DE)
 	}
 	return e.x87().store(n, extended).f80()
@@ -129,7 +129,7 @@ func (x F80) Class() Class {
 		return ClassInfinity
 	case n.class == zero:
 		return ClassZero
-	case n.denormal:
+	case n.class == denormal:
 		return ClassDenormal
 	}
 	return ClassNormal
@@ -145,7 +145,7 @@ func (e *Env) x87() *Env {
 
 func (x F80) unpack() num {
 	field := int32(x.SE &^ signBit)
-	n := num{sig: x.Frac, exp: field - extended.bias, class: finite, neg: x.SE&signBit != 0}
+	n := num{sig: x.Frac, exp: field - extended.bias, class: normal, neg: x.SE&signBit != 0}
 	switch {
 	case field == 0:
 		return n.small(x.Frac, extended)

@@ -102,7 +102,7 @@ var instructions = []instruction{
 		}
 		return outcome{Result: significand.bits(), ST1: exponent.bits()}
 	}},
-	{insn: "fbld (%rdi)", x87: true, a: none, b: decimals, run: func(e *Env, r *record) outcome {
+	{insn: "fbld (%rdi)", x87: true, amd: true, a: none, b: decimals, run: func(e *Env, r *record) outcome {
 		b := decimal(r.B)
 		return outcome{Result: LoadBCD(&b).bits(), Mem: r.B}
 	}},
@@ -117,6 +117,16 @@ var instructions = []instruction{
 	constant80("fldlg2", Log10Of2),
 	constant80("fldln2", LnOf2),
 	constant80("fldz", PlusZero),
+	angle80("fsin", func(e *Env, x F80) (F80, F80, bool) { r, ok := e.Sin80(x); return r, F80{}, ok }, false, 4_000),
+	angle80("fcos", func(e *Env, x F80) (F80, F80, bool) { r, ok := e.Cos80(x); return r, F80{}, ok }, false, 2_000),
+	angle80("fsincos", (*Env).SinCos80, true, 5_000),
+	angle80("fptan", (*Env).Tan80, true, 250_000),
+	{insn: "f2xm1", x87: true, a: exponents(0x3fbf, 0x3ffe), b: none, amd: true, tolerance: 30_000, run: func(e *Env, r *record) outcome {
+		return r.result80(e, e.Exp80(r.a80()))
+	}},
+	transcendental80("fpatan", f80, f80, 15_000, (*Env).Atan80),
+	transcendental80("fyl2x", f80, f80, 15_000, (*Env).Log80),
+	transcendental80("fyl2xp1", exponents(0x3fb0, 0x3ffc), f80, 25_000, (*Env).Log1P80),
 }
 
 func sse64(insn string, op func(*Env, uint64, uint64) uint64) instruction {
@@ -227,7 +237,7 @@ func memory80(insn string, kind operandKind, op func(e *Env, a, b Operand) F80) 
 var conditions = [...]uint32{Less: statusC0, Equal: statusC3, Greater: 0, Unordered: statusC0 | statusC2 | statusC3}
 
 func compare80(insn string, op func(e *Env, a, b Operand) Relation) instruction {
-	return instruction{insn: insn, x87: true, a: f80, b: f80, run: func(e *Env, r *record) outcome {
+	return instruction{insn: insn, x87: true, amd: true, a: f80, b: f80, run: func(e *Env, r *record) outcome {
 		relation := op(e, Of80(r.a80()), Of80(r.b80()))
 		o := r.outcome80(r.a80())
 		o.Status = conditions[relation]
@@ -243,7 +253,7 @@ func one80(insn string, op func(e *Env, x F80) F80) instruction {
 
 // load80 pushes the result.
 func load80(insn string, kind operandKind, op func(e *Env, b uint64) F80) instruction {
-	return instruction{insn: insn, x87: true, a: f80, b: kind, run: func(e *Env, r *record) outcome {
+	return instruction{insn: insn, x87: true, a: f80, b: kind, amd: true, run: func(e *Env, r *record) outcome {
 		x := op(e, r.B[0])
 		if e.Flags&^e.Mask&IE != 0 {
 			return outcome{Result: r.A, ST1: r.B, Mem: r.B}
@@ -281,7 +291,7 @@ func constant80(insn string, c Constant) instruction {
 }
 
 func rem80(insn string, nearest bool) instruction {
-	return instruction{insn: insn, x87: true, a: f80, b: f80, run: func(e *Env, r *record) outcome {
+	return instruction{insn: insn, x87: true, a: f80, b: f80, amd: true, run: func(e *Env, r *record) outcome {
 		x, q := e.Rem80(r.a80(), r.b80(), nearest)
 		o := r.result80(e, x)
 		o.Status = uint32(q.Low>>2)<<8 | uint32(q.Low>>1&1)<<14 | uint32(q.Low&1)<<9
@@ -317,4 +327,45 @@ func decimal(v [2]uint64) (p [10]byte) {
 	binary.LittleEndian.PutUint64(p[:], v[0])
 	binary.LittleEndian.PutUint16(p[8:], uint16(v[1]))
 	return p
+}
+
+// exponents are extended values, most of them with exponents in a range.
+func exponents(lo, hi int) operandKind {
+	return operandKind{special: func(rnd *rand.Rand) [2]uint64 {
+		v := f80.value(rnd, nil)
+		if rnd.IntN(8) != 0 {
+			v[0] |= integerBit
+			v[1] = v[1]&signBit | uint64(lo+rnd.IntN(hi-lo+1))
+		}
+		return v
+	}}
+}
+
+// angle80 is for an instruction that replaces ST(0) by the first result and, with push, pushes the second.
+func angle80(insn string, op func(e *Env, x F80) (F80, F80, bool), push bool, tolerance int) instruction {
+	return instruction{insn: insn, x87: true, a: exponents(0x3fbf, 0x4000), b: none, amd: true, tolerance: tolerance, run: func(e *Env, r *record) outcome {
+		x, pushed, ok := op(e, r.a80())
+		switch {
+		case e.Flags&^e.Mask&Pre != 0:
+			return r.outcome80(r.a80())
+		case !ok:
+			o := r.outcome80(r.a80())
+			o.Status = statusC2
+			return o
+		case push:
+			return outcome{Result: pushed.bits(), ST1: x.bits()}
+		}
+		return r.outcome80(x)
+	}}
+}
+
+// transcendental80 takes ST(1) and ST(0), pops, and puts the result into ST(0).
+func transcendental80(insn string, a, b operandKind, tolerance int, op func(e *Env, y, x F80) F80) instruction {
+	return instruction{insn: insn, x87: true, a: a, b: b, amd: true, tolerance: tolerance, run: func(e *Env, r *record) outcome {
+		x := op(e, r.b80(), r.a80())
+		if e.Flags&^e.Mask&Pre != 0 {
+			return r.outcome80(r.a80())
+		}
+		return outcome{Result: x.bits(), Mem: r.B}
+	}}
 }

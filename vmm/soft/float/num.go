@@ -9,22 +9,25 @@ type num struct {
 	sig uint64
 	exp int32
 	class
-	neg      bool
-	denormal bool // what DE is about
+	neg bool
 }
 
 // class is in the order in which it matters: whether one operand is at least quiet is the first
-// question of most operations.
+// question of most operations. Denormals, in spite of the name, are normalized like other numbers; the class is for DE.
 type class uint8
 
 const (
 	zero class = iota
-	finite
+	denormal
+	normal
 	infinite
 	quiet
 	signalling
 	unsupported // an encoding of F80 without a meaning (SDM vol. 1, 8.2.2)
 )
+
+// finite tells whether n is a finite number other than zero.
+func (n num) finite() bool { return n.class == denormal || n.class == normal }
 
 const (
 	integerBit = 1 << 63
@@ -67,21 +70,32 @@ func (f *format) infinity(neg bool) raw { return raw{integerBit, f.special(), ne
 func (f *format) indefinite() raw       { return raw{integerBit | quietBit, f.special(), true} }
 func (f *format) quieted(n num) raw     { return raw{n.sig | quietBit, f.special(), n.neg} }
 
-// unpack reads a value of format single or double.
-func (f *format) unpack(x uint64, daz bool) num {
-	field := int32(x>>(f.prec-1)) & f.special()
-	frac := x << (64 - f.prec) &^ integerBit
-	n := num{sig: frac | integerBit, exp: field - f.bias, class: finite, neg: x>>(f.width()-1) != 0}
-	switch field {
-	case f.special():
-		n.class = classSpecial(n.sig)
-	case 0:
-		if daz {
-			frac = 0
-		}
-		return n.small(frac, f)
+func unpack32(x uint32, daz bool) num {
+	n := num{sig: uint64(x)<<40 | integerBit, exp: int32(x>>23&0xff) - 127, class: normal, neg: x>>31 != 0}
+	if normal32(x) {
+		return n
 	}
-	return n
+	return n.irregular(single, daz)
+}
+
+func unpack64(x uint64, daz bool) num {
+	n := num{sig: x<<11 | integerBit, exp: int32(x>>52&0x7ff) - 1023, class: normal, neg: x>>63 != 0}
+	if normal64(x) {
+		return n
+	}
+	return n.irregular(double, daz)
+}
+
+// irregular completes a number unpacked from the least or the greatest exponent of format single or double.
+func (n num) irregular(f *format, daz bool) num {
+	if n.exp > 0 {
+		n.class = classSpecial(n.sig)
+		return n
+	}
+	if daz {
+		n.sig = integerBit
+	}
+	return n.small(n.sig&^integerBit, f)
 }
 
 // small completes a number whose exponent field is 0.
@@ -89,7 +103,7 @@ func (n num) small(frac uint64, f *format) num {
 	n.class = zero
 	if frac != 0 {
 		z := bits.LeadingZeros64(frac)
-		n.sig, n.exp, n.class, n.denormal = frac<<z, 1-f.bias-int32(z), finite, true
+		n.sig, n.exp, n.class = frac<<z, 1-f.bias-int32(z), denormal
 	}
 	return n
 }

@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	cases = flag.Int("cases", 20_000, "cases per instruction in TestSilicon")
+	cases = flag.Int("cases", 10_000, "cases per instruction in TestSilicon")
 	seed  = flag.Uint64("seed", 1, "seed of TestSilicon")
 )
 
@@ -35,14 +35,17 @@ type outcome struct {
 }
 
 // instruction is one that is compared: what the CPU executes, where its operands come from, and what
-// this package makes of it. With tolerance, that many cases in a million may be one unit off in the last
-// place: silicon does not round transcendental results correctly.
+// this package makes of it.
 type instruction struct {
 	insn string
 	x87  bool
 	a, b operandKind
-	// run computes what is to be compared of an outcome; Status is filled in from e.
-	run       func(e *Env, r *record) outcome
+	// run computes what is to be compared of an outcome; its Status needs no more than the condition codes.
+	run func(e *Env, r *record) outcome
+	// amd says that manuals leave a part of this open, and that it is done as AMD's CPUs do.
+	amd bool
+	// tolerance is how many results in a million may be one unit off in the last place. Silicon does not round
+	// transcendental results correctly.
 	tolerance int
 }
 
@@ -52,8 +55,12 @@ const batch = 5_000
 // TestSilicon compares with the CPU it runs on.
 func TestSilicon(t *testing.T) {
 	cpu := startSilicon(t)
+	amd := isAMD()
 	for op, in := range instructions {
 		t.Run(in.insn, func(t *testing.T) {
+			if in.amd && !amd {
+				t.Skip("needs an AMD CPU: manuals leave a part of this open, and others differ")
+			}
 			rnd := rand.New(rand.NewPCG(*seed, uint64(op)))
 			j := judge{t: t, in: &in}
 			for done := 0; done < *cases && j.wrong < 5; done += batch {
@@ -85,7 +92,7 @@ func (j *judge) compare(r *record, real outcome) {
 	ours.Status |= uint32(e.Flags)
 	compared := uint32(All)
 	if j.in.x87 {
-		compared |= statusC1 | j.statusBits()
+		compared |= statusC0 | statusC1 | statusC2 | statusC3
 		if e.C1 {
 			ours.Status |= statusC1
 		}
@@ -100,8 +107,10 @@ func (j *judge) compare(r *record, real outcome) {
 	if ours == real {
 		return
 	}
-	if j.in.tolerance > 0 && near(ours.Result, real.Result) && near(ours.ST1, real.ST1) {
-		j.off++
+	if j.in.tolerance > 0 && ours.neighbour(real) {
+		if ours.Result != real.Result || ours.ST1 != real.ST1 {
+			j.off++
+		}
 		return
 	}
 	if j.wrong++; j.wrong <= 5 {
@@ -110,33 +119,39 @@ func (j *judge) compare(r *record, real outcome) {
 	}
 }
 
-// statusBits are the condition codes that the instruction defines, beside C1.
-func (j *judge) statusBits() uint32 {
-	for _, s := range []string{"fcom", "fucom", "fprem", "fxam", "ftst", "ficom", "fsin", "fcos", "fptan"} {
-		if strings.HasPrefix(j.in.insn, s) {
-			return statusC0 | statusC2 | statusC3
-		}
+func (j *judge) done() {
+	if j.in.tolerance == 0 {
+		return
 	}
-	return 0
+	j.t.Logf("%d of %d results are one unit off", j.off, j.n)
+	if j.off*1_000_000 > j.n*j.in.tolerance {
+		j.t.Errorf("that is more than %d in a million", j.in.tolerance)
+	}
 }
 
-func (j *judge) done() {
-	if j.off > 0 {
-		j.t.Logf("%d of %d results are one unit off", j.off, j.n)
+// neighbour tells whether o and p differ in nothing but the last place of a result, or in C1, which is about what comes
+// after that.
+func (o outcome) neighbour(p outcome) bool {
+	if !near(o.Result, p.Result) || !near(o.ST1, p.ST1) {
+		return false
 	}
-	if j.off*1_000_000 > j.n*j.in.tolerance && j.in.tolerance > 0 {
-		j.t.Errorf("%d of %d results differ in the last place", j.off, j.n)
-	}
+	o.Result, o.ST1 = p.Result, p.ST1
+	o.Status, p.Status = o.Status&^statusC1, p.Status&^statusC1
+	return o == p
 }
 
 // near tells whether two extended values are equal or neighbours.
 func near(a, b [2]uint64) bool {
-	if a == b {
+	const most = ^uint64(0)
+	switch {
+	case a == b:
 		return true
+	case a[1] == b[1]:
+		return a[0]-b[0] == 1 || b[0]-a[0] == 1
+	case a[1]+1 == b[1]:
+		return a[0] == most && b[0] == integerBit
 	}
-	lo, hi := a[0]-1, a[0]+1
-	return a[1] == b[1] && (b[0] == lo || b[0] == hi) ||
-		a[1]+1 == b[1] && a[0] == ^uint64(0) && b[0] == 1<<63 || b[1]+1 == a[1] && b[0] == ^uint64(0) && a[0] == 1<<63
+	return b[1]+1 == a[1] && b[0] == most && a[0] == integerBit
 }
 
 func hex(v [2]uint64) string { return fmt.Sprintf("%016x:%016x", v[1], v[0]) }
@@ -344,6 +359,12 @@ func startSilicon(t *testing.T) *silicon {
 		}
 	})
 	return &silicon{in, out}
+}
+
+// isAMD tells whether this host's CPU is one of AMD's.
+func isAMD() bool {
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	return bytes.Contains(info, []byte("AuthenticAMD"))
 }
 
 // execute has a batch of records executed.

@@ -13,7 +13,7 @@ func (e *Env) Add32(a, b uint32) uint32 {
 			return r
 		}
 	}
-	return uint32(single.pack(e.add(single.unpack(uint64(a), e.DAZ), single.unpack(uint64(b), e.DAZ), single)))
+	return uint32(single.pack(e.add(unpack32(a, e.DAZ), unpack32(b, e.DAZ), single)))
 }
 
 // Sub32 is SUBSS.
@@ -24,7 +24,7 @@ func (e *Env) Sub32(a, b uint32) uint32 {
 			return r
 		}
 	}
-	return uint32(single.pack(e.sub(single.unpack(uint64(a), e.DAZ), single.unpack(uint64(b), e.DAZ), single)))
+	return uint32(single.pack(e.sub(unpack32(a, e.DAZ), unpack32(b, e.DAZ), single)))
 }
 
 // Mul32 is MULSS.
@@ -35,7 +35,7 @@ func (e *Env) Mul32(a, b uint32) uint32 {
 			return r
 		}
 	}
-	return uint32(single.pack(e.mul(single.unpack(uint64(a), e.DAZ), single.unpack(uint64(b), e.DAZ), single)))
+	return uint32(single.pack(e.mul(unpack32(a, e.DAZ), unpack32(b, e.DAZ), single)))
 }
 
 // Div32 is DIVSS: a / b.
@@ -46,7 +46,7 @@ func (e *Env) Div32(a, b uint32) uint32 {
 			return r
 		}
 	}
-	return uint32(single.pack(e.div(single.unpack(uint64(a), e.DAZ), single.unpack(uint64(b), e.DAZ), single)))
+	return uint32(single.pack(e.div(unpack32(a, e.DAZ), unpack32(b, e.DAZ), single)))
 }
 
 // Sqrt32 is SQRTSS.
@@ -54,7 +54,7 @@ func (e *Env) Sqrt32(a uint32) uint32 {
 	if e.fast() && normal32(a) && a>>31 == 0 {
 		return math.Float32bits(float32(math.Sqrt(float64(math.Float32frombits(a)))))
 	}
-	return uint32(single.pack(e.sqrt(single.unpack(uint64(a), e.DAZ), single)))
+	return uint32(single.pack(e.sqrt(unpack32(a, e.DAZ), single)))
 }
 
 // Min32 is MINSS: b, unless a is less. A NaN of either kind is invalid.
@@ -80,7 +80,7 @@ func (e *Env) Compare32(a, b uint32) Relation {
 			return r
 		}
 	}
-	return e.compare(single.unpack(uint64(a), e.DAZ), single.unpack(uint64(b), e.DAZ), quiet)
+	return e.compare(unpack32(a, e.DAZ), unpack32(b, e.DAZ), quiet)
 }
 
 // CompareQuiet32 is for UCOMISS and the predicates of CMPSS that do not.
@@ -90,7 +90,7 @@ func (e *Env) CompareQuiet32(a, b uint32) Relation {
 			return r
 		}
 	}
-	return e.compare(single.unpack(uint64(a), e.DAZ), single.unpack(uint64(b), e.DAZ), signalling)
+	return e.compare(unpack32(a, e.DAZ), unpack32(b, e.DAZ), signalling)
 }
 
 // RoundInt32 is ROUNDSS: a as an integral value. PE is not reported if exact is false; ROUNDSS's operand has a bit for that.
@@ -103,7 +103,7 @@ func (e *Env) RoundInt32(a uint32, mode Rounding, exact bool) uint32 {
 		}
 		return math.Float32bits(float32(r))
 	}
-	return uint32(single.pack(e.roundInt(single.unpack(uint64(a), e.DAZ), mode, exact, single)))
+	return uint32(single.pack(e.roundInt(unpack32(a, e.DAZ), mode, exact, single)))
 }
 
 // Narrow is CVTSD2SS.
@@ -113,7 +113,7 @@ func (e *Env) Narrow(a uint64) uint32 {
 			return r
 		}
 	}
-	return uint32(single.pack(e.convert(double.unpack(a, e.DAZ), single)))
+	return uint32(single.pack(e.convert(unpack64(a, e.DAZ), single)))
 }
 
 // FromInt32 is CVTSI2SS.
@@ -134,7 +134,7 @@ func (e *Env) ToInt32(a uint32, size uint, mode Rounding) int64 {
 			return i
 		}
 	}
-	return e.toInt(single.unpack(uint64(a), e.DAZ), size, mode)
+	return e.toInt(unpack32(a, e.DAZ), size, mode)
 }
 
 // daz32 is a as an operand that is not computed with.

@@ -98,7 +98,7 @@ func (a wide) over(n uint64) wide {
 	var r uint64
 	a.hi, r = bits.Div64(0, a.hi, n)
 	a.lo, r = bits.Div64(r, a.lo, n)
-	// n is small, but its bits are those that normalize brings in.
+	// The quotient has as many bits less as n has; what follows takes their place.
 	low, r := bits.Div64(r, 0, n)
 	z := uint(bits.LeadingZeros64(a.hi))
 	a = a.normalize()

@@ -24,7 +24,7 @@ func (e *Env) rem(a, b num, nearest bool) (raw, Quotient) {
 	if a.class == infinite || b.class == zero {
 		return e.invalid(extended), Quotient{}
 	}
-	if (a.denormal || b.denormal) && e.raise(DE) {
+	if (a.class == denormal || b.class == denormal) && e.raise(DE) {
 		return raw{}, Quotient{}
 	}
 	d := a.exp - b.exp
@@ -38,7 +38,7 @@ func (e *Env) rem(a, b num, nearest bool) (raw, Quotient) {
 		}
 		lo, borrow := bits.Sub64(0, a.sig<<63, 0)
 		hi, _ := bits.Sub64(b.sig, a.sig>>1, borrow)
-		return e.remainder(!a.neg, b.exp, hi, lo), Quotient{Low: 1}
+		return e.remainder(wide{hi, lo, b.exp, !a.neg}), Quotient{Low: 1}
 	}
 	// More than 63 bits of quotient take several steps. Their size is up to the implementation; this is AMD's.
 	partial := d >= 64
@@ -47,31 +47,22 @@ func (e *Env) rem(a, b num, nearest bool) (raw, Quotient) {
 		step = 32 + d%32
 	}
 	q, r := bits.Div64(a.sig>>(64-step), a.sig<<step, b.sig)
-	if d == 0 {
-		q, r = 0, a.sig
-		if a.sig >= b.sig {
-			q, r = 1, a.sig-b.sig
-		}
-	}
 	if partial {
-		return e.remainder(a.neg, b.exp+d-step, r, 0), Quotient{Partial: true}
+		return e.remainder(wide{r, 0, b.exp + d - step, a.neg}), Quotient{Partial: true}
 	}
 	if rest := b.sig - r; nearest && (r > rest || r == rest && q&1 != 0) {
 		q, r, a.neg = q+1, rest, !a.neg
 	}
-	return e.remainder(a.neg, b.exp, r, 0), Quotient{Low: uint8(q & 7)}
+	return e.remainder(wide{r, 0, b.exp, a.neg}), Quotient{Low: uint8(q & 7)}
 }
 
-// remainder is hi:lo / 2^127 * 2^exp, of at most 64 significant bits. Zero has the sign neg, too.
-func (e *Env) remainder(neg bool, exp int32, hi, lo uint64) raw {
-	if hi|lo == 0 {
-		return extended.zero(neg)
+// remainder is r, of at most 64 significant bits and not normalized. Zero has its sign, too.
+func (e *Env) remainder(r wide) raw {
+	if r.hi|r.lo == 0 {
+		return extended.zero(r.neg)
 	}
-	if hi == 0 {
-		hi, lo, exp = lo, 0, exp-64
-	}
-	z := bits.LeadingZeros64(hi)
-	return e.round(neg, exp-int32(z), hi<<z|lo>>(64-z), lo<<z, extended)
+	r = r.normalize()
+	return e.round(r.neg, r.exp, r.hi, r.lo, extended)
 }
 
 // Scale80 is FSCALE: a times 2 to the integer part of b.
@@ -84,11 +75,11 @@ func (e *Env) scale(a, b num) raw {
 	if b.class == infinite && (a.class == infinite && b.neg || a.class == zero && !b.neg) {
 		return e.invalid(extended)
 	}
-	if (a.denormal || b.denormal) && e.raise(DE) {
+	if (a.class == denormal || b.class == denormal) && e.raise(DE) {
 		return raw{}
 	}
 	switch {
-	case a.class != finite:
+	case !a.finite():
 		return e.store(a, extended)
 	case b.class == infinite && b.neg:
 		return extended.zero(a.neg)
@@ -118,8 +109,8 @@ func (e *Env) Extract80(x F80) (exponent, significand F80) {
 		return extended.infinity(true).f80(), x
 	case infinite:
 		return x.Abs(), x
-	case finite:
-		if n.denormal {
+	case denormal, normal:
+		if n.class == denormal {
 			e.raise(DE)
 		}
 		return LoadInt(int64(n.exp)), raw{n.sig, extended.bias, n.neg}.f80()
@@ -144,7 +135,7 @@ func (e *Env) StoreBCD(x F80) [10]byte {
 	const limit = 1_000_000_000_000_000_000
 	n := x.unpack()
 	e.C1 = false
-	if n.class <= finite && n.exp < 63 {
+	if n.class <= normal && n.exp < 63 {
 		if m, up, inexact := e.Round.integral(n); m < limit {
 			if inexact {
 				e.Flags |= PE
@@ -177,18 +168,15 @@ const (
 	PlusZero          // +0
 )
 
-// constants have what comes behind the 64 bits that the format holds: the internal constants are rounded as RC
-// says (SDM vol. 2A, FLD1).
-var constants = [...]struct {
-	exp     int32
-	sig, lo uint64
-}{
-	One:      {0, integerBit, 0},
-	Log2T:    {1, 0xd49a784bcd1b8afe, 0x492bf6ff4dafdb4c},
-	Log2E:    {0, 0xb8aa3b295c17f0bb, 0xbe87fed0691d3e88},
-	Pi:       {1, 0xc90fdaa22168c234, 0xc4c6628b80dc1cd1},
-	Log10Of2: {-2, 0x9a209a84fbcff798, 0x8f8959ac0b7c9178},
-	LnOf2:    {-1, 0xb17217f7d1cf79ab, 0xc9e3b39803f2f6af},
+// constants have what comes behind the 64 bits that the format holds: an instruction rounds them as RC says (SDM vol. 2A,
+// FLD1).
+var constants = [...]wide{
+	One:      {hi: integerBit},
+	Log2T:    {hi: 0xd49a784bcd1b8afe, lo: 0x492bf6ff4dafdb4c, exp: 1},
+	Log2E:    {hi: 0xb8aa3b295c17f0bb, lo: 0xbe87fed0691d3e88, exp: 0},
+	Pi:       {hi: 0xc90fdaa22168c234, lo: 0xc4c6628b80dc1cd1, exp: 1},
+	Log10Of2: {hi: 0x9a209a84fbcff798, lo: 0x8f8959ac0b7c9178, exp: -2},
+	LnOf2:    {hi: 0xb17217f7d1cf79ab, lo: 0xc9e3b39803f2f6af, exp: -1},
 }
 
 // Load is FLD1 to FLDZ. It raises nothing.
@@ -197,7 +185,7 @@ func (e *Env) Load(c Constant) F80 {
 		return F80{}
 	}
 	silent := Env{Round: e.Round}
-	k := &constants[c]
+	k := constants[c]
 	e.C1 = false
-	return silent.round(false, k.exp, k.sig, k.lo, extended).f80()
+	return silent.round(false, k.exp, k.hi, k.lo, extended).f80()
 }

@@ -10,6 +10,8 @@ import (
 type opcode struct {
 	// forms are those of the opcode; the first that fits is taken. The last fits always.
 	forms []form
+	// first is the first of forms that can fit, by the mod and reg fields of the selector.
+	first [16]uint8
 	// modRM is set if a ModRM byte follows; anyMod if its mod field is ignored.
 	modRM, anyMod bool
 }
@@ -38,7 +40,7 @@ type selector uint16
 const (
 	selRM  selector = 7      // the rm field of ModRM
 	selReg selector = 7 << 3 // its reg field
-	selMod selector = 1 << 6 // its mod field says that rm is a register
+	selMod selector = 1 << 6 // whether its mod field says that rm is a register
 	selPfx selector = 3 << 7 // the mandatory prefix
 	sel66  selector = 1 << 7
 	selF3  selector = 2 << 7
@@ -215,6 +217,12 @@ func (o *opcode) close(immediate bool) {
 		}
 	}
 	o.forms = append(o.forms, f)
+	for i := range o.first {
+		s := selector(i) << 3
+		for f := &o.forms[0]; (s^f.match)&f.mask&(selMod|selReg) != 0; f = &o.forms[o.first[i]] {
+			o.first[i]++
+		}
+	}
 }
 
 // series is a number of values that one word of row.code stands for.

@@ -90,7 +90,7 @@ const (
 func (d *decoder) decode(inst *Inst) error {
 	op := d.opcode(d.prefixes())
 	if op.modRM {
-		if d.modRM = uint8(d.fetch(1)); op.anyMod {
+		if d.modRM = d.next(); op.anyMod {
 			d.modRM |= 0xc0
 		}
 	}
@@ -132,6 +132,16 @@ func (d *decoder) cutOff() error {
 	return ErrTooLong
 }
 
+// next takes a byte.
+func (d *decoder) next() uint8 {
+	if d.n == len(d.p) {
+		d.short = true
+		return 0
+	}
+	d.n++
+	return d.p[d.n-1]
+}
+
 // fetch takes n bytes, as a little-endian number.
 func (d *decoder) fetch(n uint8) uint64 {
 	end := d.n + int(n)
@@ -158,7 +168,7 @@ func (d *decoder) signed(n uint8) int64 {
 func (d *decoder) prefixes() uint8 {
 	d.seg = segDefault
 	for {
-		b := uint8(d.fetch(1))
+		b := d.next()
 		kind := prefixKind[b]
 		if kind == noPrefix || kind == prefixREX && d.mode != Mode64 {
 			return b
@@ -207,11 +217,11 @@ func (d *decoder) opcode(b uint8) *opcode {
 	if b != 0x0f {
 		return &opcodes[map1][b]
 	}
-	switch b = uint8(d.fetch(1)); b {
+	switch b = d.next(); b {
 	case 0x38:
-		return &opcodes[map0F38][uint8(d.fetch(1))]
+		return &opcodes[map0F38][d.next()]
 	case 0x3a:
-		return &opcodes[map0F3A][uint8(d.fetch(1))]
+		return &opcodes[map0F3A][d.next()]
 	}
 	return &opcodes[map0F][b]
 }
@@ -241,7 +251,7 @@ func (d *decoder) selector() selector {
 
 // find returns the form that fits s.
 func (o *opcode) find(s selector) *form {
-	i := 0
+	i := o.first[s>>3&15]
 	for s&o.forms[i].mask != o.forms[i].match {
 		i++
 	}
@@ -361,7 +371,7 @@ func (d *decoder) arg(o *operand, inst *Inst) Arg {
 		}
 		return Arg{Kind: Imm, Size: size}
 	case methodSI:
-		inst.Imm = d.signed(1)
+		inst.Imm = int64(int8(d.next()))
 		return Arg{Kind: Imm, Size: d.size(o.size)}
 	case methodI2:
 		inst.Imm2 = uint16(d.fetch(o.size))
@@ -402,7 +412,7 @@ func (d *decoder) arg(o *operand, inst *Inst) Arg {
 		}
 		return Arg{DReg, regR, d.size(o.size)}
 	case methodA:
-		inst.Imm = int64(d.fetch(d.opSize))
+		inst.Imm = int64(d.fetch(d.size(sizeZ)))
 		inst.Imm2 = uint16(d.fetch(2))
 		return Arg{Kind: Far, Size: d.opSize}
 	}
@@ -429,7 +439,7 @@ func (d *decoder) memory(m *Mem) {
 	mod, rm := d.modRM>>6, d.modRM&7
 	m.Base = rm | d.rex&rexB<<3
 	if rm == 4 {
-		sib := uint8(d.fetch(1))
+		sib := d.next()
 		rm = sib & 7
 		m.Base = rm | d.rex&rexB<<3
 		if index := sib>>3&7 | d.rex&rexX<<2; index != 4 {
@@ -446,7 +456,7 @@ func (d *decoder) memory(m *Mem) {
 	}
 	switch {
 	case mod == 1:
-		m.Disp = d.signed(1)
+		m.Disp = int64(int8(d.next()))
 	case mod == 2 || m.Base >= RegIP:
 		m.Disp = d.signed(4)
 	}
@@ -468,7 +478,7 @@ func (d *decoder) memory16(m *Mem) {
 	}
 	switch {
 	case mod == 1:
-		m.Disp = d.signed(1)
+		m.Disp = int64(int8(d.next()))
 	case mod == 2 || m.Base == NoReg:
 		m.Disp = d.signed(2)
 	}

@@ -5,15 +5,95 @@ import (
 	"strings"
 )
 
-// format writes inst in Intel's syntax as objdump -M intel does, but without prefixes. next is the address behind inst.
+// format writes inst in Intel's syntax, the way objdump -M intel does, but without prefixes. next is the address
+// behind inst.
 func format(in *Inst, mode Mode, next uint64) string {
 	var args []string
 	for _, a := range in.Arg {
-		if a.Kind != None {
-			args = append(args, formatArg(in, a, mode, next))
+		if arg := formatArg(in, a, mode, next); arg != "" {
+			args = append(args, arg)
 		}
 	}
-	return strings.TrimRight(in.Op.String()+" "+strings.Join(args, ","), " ")
+	if implied := formatImplied(in); implied != "" {
+		args = append(args, implied)
+	}
+	return strings.TrimRight(mnemonic(in, mode)+" "+strings.Join(args, ","), " ")
+}
+
+// bySize are the names of those that have one for each size of operand or address.
+var bySize = map[Op]map[uint8]string{
+	CBW:     {2: "cbw", 4: "cwde", 8: "cdqe"},
+	CWD:     {2: "cwd", 4: "cdq", 8: "cqo"},
+	IRET:    {2: "iretw", 4: "iret", 8: "iretq"},
+	RETF:    {2: "retfw", 4: "retf", 8: "retfq"},
+	SYSRET:  {2: "sysretw", 4: "sysretd", 8: "sysretq"},
+	SYSEXIT: {2: "sysexitw", 4: "sysexitd", 8: "sysexitq"},
+	JRCXZ:   {2: "jcxz", 4: "jecxz", 8: "jrcxz"},
+}
+
+// mnemonic is the name of in with the suffix for its size that objdump gives it.
+func mnemonic(in *Inst, mode Mode) string {
+	name := in.Op.String()
+	switch in.Op {
+	case JRCXZ:
+		return bySize[in.Op][in.AddrSize]
+	case CBW, CWD, IRET, RETF, SYSRET, SYSEXIT:
+		return bySize[in.Op][in.OpSize]
+	case CALLF, JMPF:
+		return strings.TrimSuffix(name, "f")
+	case FXSAVE, FXRSTOR, XSAVE, XSAVEC, XSAVEOPT, XSAVES, XRSTOR, XRSTORS:
+		if in.OpSize == 8 {
+			return name + "64"
+		}
+	case SGDT, SIDT, LGDT, LIDT:
+		if mode != Mode64 {
+			return name + map[uint8]string{2: "w", 4: "d"}[in.OpSize]
+		}
+	case CMPPS, CMPPD, CMPSS, CMPSD:
+		if in.Imm < 8 {
+			return "cmp" + strings.Fields("eq lt le unord neq nlt nle ord")[in.Imm] + name[3:]
+		}
+	case PUSH, POP:
+		if kind := in.Arg[0].Kind; in.OpSize == 2 && (kind == Imm || kind == SReg) {
+			return name + "w"
+		}
+	case CALL, JMP:
+		if in.OpSize == 2 && in.Arg[0].Kind == Rel && (in.Op == CALL || int64(int8(in.Imm)) != in.Imm) {
+			return name + "w"
+		}
+	case PUSHA, POPA, PUSHF, POPF, ENTER, LEAVE, RET, FLDENV, FNSTENV, FRSTOR, FNSAVE:
+		if in.OpSize == 2 {
+			return name + "w"
+		}
+	}
+	return name
+}
+
+// formatImplied writes the operands of strings and XLAT, which Inst.Arg does not have.
+func formatImplied(in *Inst) string {
+	pointer := func(seg uint8, reg uint8) string {
+		return fmt.Sprintf("%s PTR %s:[%s]", pointers[in.OpSize], segments[seg], register(reg, in.AddrSize))
+	}
+	const es, ax, bx, si, di = 0, 0, 3, 6, 7
+	switch in.Op {
+	case MOVS:
+		return pointer(es, di) + "," + pointer(in.Mem.Seg, si)
+	case CMPS:
+		return pointer(in.Mem.Seg, si) + "," + pointer(es, di)
+	case STOS:
+		return pointer(es, di) + "," + register(ax, in.OpSize)
+	case LODS:
+		return register(ax, in.OpSize) + "," + pointer(in.Mem.Seg, si)
+	case SCAS:
+		return register(ax, in.OpSize) + "," + pointer(es, di)
+	case INS:
+		return pointer(es, di) + ",dx"
+	case OUTS:
+		return "dx," + pointer(in.Mem.Seg, si)
+	case XLAT:
+		return fmt.Sprintf("BYTE PTR %s:[%s]", segments[in.Mem.Seg], register(bx, in.AddrSize))
+	}
+	return ""
 }
 
 var registers = map[uint8][]string{
@@ -49,15 +129,15 @@ func formatArg(in *Inst, a Arg, mode Mode, next uint64) string {
 	case DReg:
 		return fmt.Sprintf("dr%d", a.Reg)
 	case ST:
-		if a.Reg == 0 && in.Arg[1].Kind != None && (in.Arg[0] == a || in.Arg[0].Reg != 0) {
-			return "st"
-		}
 		return fmt.Sprintf("st(%d)", a.Reg)
 	case MMX:
 		return fmt.Sprintf("mm%d", a.Reg)
 	case XMM:
 		return fmt.Sprintf("xmm%d", a.Reg)
 	case Imm:
+		if in.Op >= CMPPS && in.Op <= CMPSD && in.Imm < 8 {
+			return "" // part of the mnemonic
+		}
 		return fmt.Sprintf("%#x", uint64(in.Imm)&low(a.Size))
 	case Imm2:
 		return fmt.Sprintf("%#x", in.Imm2)
@@ -72,7 +152,7 @@ func formatArg(in *Inst, a Arg, mode Mode, next uint64) string {
 	case MemOp:
 		return formatMem(in, a.Size, mode)
 	}
-	return fmt.Sprintf("kind %d", a.Kind)
+	return ""
 }
 
 // low is a mask for size bytes.
@@ -82,10 +162,16 @@ var pointers = map[uint8]string{
 	1: "BYTE", 2: "WORD", 4: "DWORD", 6: "FWORD", 8: "QWORD", 10: "TBYTE", 16: "XMMWORD",
 }
 
+// unsized are those whose memory objdump writes without a size.
+var unsized = map[Op]bool{SGDT: true, SIDT: true, LGDT: true, LIDT: true, LDDQU: true, INVPCID: true}
+
 func formatMem(in *Inst, size uint8, mode Mode) string {
 	m := &in.Mem
 	var s strings.Builder
-	if name := pointers[size]; name != "" {
+	switch name := pointers[size]; {
+	case in.Op == INVLPG:
+		s.WriteString("BYTE PTR ")
+	case name != "" && !unsized[in.Op]:
 		s.WriteString(name + " PTR ")
 	}
 	byDefault := uint8(segDS)
@@ -112,7 +198,9 @@ func formatMem(in *Inst, size uint8, mode Mode) string {
 			fmt.Fprintf(&s, "*%d", 1<<m.Shift)
 		}
 	}
-	if m.Disp != 0 {
+	if m.Base == RegIP {
+		fmt.Fprintf(&s, "+%#x", uint64(m.Disp))
+	} else if m.Disp != 0 {
 		fmt.Fprintf(&s, "%+#x", m.Disp)
 	}
 	s.WriteString("]")
