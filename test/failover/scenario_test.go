@@ -66,10 +66,14 @@ func draw(seed uint64) scenario {
 		s.skip, s.delay = 1+r.IntN(10), upTo(15*time.Millisecond)
 	}
 	s.network = pick(r, 0, 0, upTo(10*time.Millisecond))
+	flush, epoch, commit := pick(r, 0, 1, 1, 1), pick(r, 100, 1000, 10000), pick(r, "held", "held", "verified")
+	engine := pick(r, "kvm", "kvm", "soft")
+	if engine == "soft" {
+		epoch *= 1000 // instructions, not exits
+	}
 	s.args = []string{
-		"--cmdline", fmt.Sprintf("work=%d period=%d flush=%d", work, period, pick(r, 0, 1, 1, 1)),
-		"--epoch", fmt.Sprint(pick(r, 100, 1000, 10000)),
-		"--commit", pick(r, "held", "held", "verified"),
+		"--cmdline", fmt.Sprintf("work=%d period=%d flush=%d", work, period, flush),
+		"--engine", engine, "--epoch", fmt.Sprint(epoch), "--commit", commit,
 	}
 	return s
 }

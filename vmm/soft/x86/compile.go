@@ -61,7 +61,7 @@ const (
 	attrLock
 	attrRep
 	attrAnyMod
-	attrModRM
+	attrModRM // there is a ModRM byte
 )
 
 // operand says where an operand comes from.
@@ -231,6 +231,7 @@ type series struct {
 	ops            bool // each has an Op of its own
 }
 
+// compileRow adds the forms that r stands for to their opcodes.
 func compileRow(maps *[numMaps][256]opcode, r row) {
 	f := form{op: r.op}
 	var code []string
@@ -259,7 +260,7 @@ func compileRow(maps *[numMaps][256]opcode, r row) {
 			opMap, code = map0F3A, code[1:]
 		}
 	}
-	opcodes := r.series(code[0], 8)
+	codes := r.series(code[0], 8)
 	if len(code) > 1 {
 		modRM := r.series(code[1], 0)
 		f.demand(demand{selMod | selReg, selMod | selector(modRM.first)&selReg})
@@ -271,17 +272,17 @@ func compileRow(maps *[numMaps][256]opcode, r row) {
 	if f.mask&(selMod|selReg|selRM) != 0 {
 		f.attr |= attrModRM
 	}
-	for i := range opcodes.n {
+	for i := range codes.n {
 		for j := range regs.n {
 			g := f
 			g.match |= selector(regs.first+j*regs.step) << 3
-			if opcodes.ops {
+			if codes.ops {
 				g.op += Op(i)
 			}
 			if regs.ops {
 				g.op += Op(j)
 			}
-			o := &maps[opMap][opcodes.first+i*opcodes.step]
+			o := &maps[opMap][codes.first+i*codes.step]
 			o.forms = append(o.forms, g)
 			o.modRM = o.modRM || g.attr&attrModRM != 0
 			o.anyMod = o.anyMod || g.attr&attrAnyMod != 0
@@ -320,10 +321,12 @@ func (r row) operands(f *form) {
 	for i, word := range strings.Fields(r.args) {
 		arg, ok := fixed[word]
 		if !ok {
-			letters := strings.TrimLeft(word, "s")
-			letters = word[:len(word)-len(letters)+1]
-			m, ok1 := methods[letters]
-			regType, memType, two := strings.Cut(word[len(letters):], "/")
+			letters := 1
+			if word[0] == 's' {
+				letters = 2
+			}
+			m, ok1 := methods[word[:letters]]
+			regType, memType, two := strings.Cut(word[letters:], "/")
 			if !two {
 				memType = regType
 			}

@@ -12,6 +12,8 @@
 //     decoded as the earlier ones do: BSF, NOP, nothing. Software relies upon it.
 //   - Where makers differ, Intel is followed: near branches in 64-bit mode ignore 66, far pointers in
 //     memory have 64-bit offsets with REX.W, and LOCK MOV CR0 is not MOV CR8.
+//   - Where the manual is silent (which bytes of an undefined instruction are fetched before #UD, how F3 41 90 executes),
+//     what a processor does is followed: TestSilicon asks one.
 //
 // # Calling
 //

@@ -17,9 +17,9 @@ type Inst struct {
 	Op  Op
 	Len uint8 // in bytes, all prefixes included
 
-	// OpSize and AddrSize are the effective operand and address size in bytes: 2, 4 or 8.
-	// OpSize is that of the instruction's default rule (8 for near branches and pushes in 64-bit mode);
-	// what each operand really takes is in its Arg.
+	// OpSize and AddrSize are the effective operand and address size in bytes: 2, 4 or 8; OpSize is 1 for
+	// strings of bytes. OpSize is that of the instruction's default rule (8 for near branches and pushes in
+	// 64-bit mode); what each operand really takes is in its Arg.
 	OpSize, AddrSize uint8
 
 	Rep  Rep
@@ -29,9 +29,11 @@ type Inst struct {
 	// Kind None. Implicit operands that the opcode map names (AL, CL, DX, 1 ...) are among them; those
 	// that it does not (the registers of string instructions, RDX:RAX of MUL, flags) are not.
 	Arg [4]Arg
-	// Mem is the memory operand, if an Arg has Kind Mem.
+	// Mem is the memory operand, if an Arg has Kind MemOp. If none has, Mem.Seg still is the segment for operands in
+	// memory that are implied (strings, XLAT, MASKMOVQ): DS or its override.
 	Mem Mem
-	// Imm is the immediate, extended as the instruction wants it, if an Arg has Kind Imm; the
+	// Imm is the immediate, if an Arg has Kind Imm: sign-extended to 64 bits where it is an operand of arithmetic or a
+	// move, zero-extended where it is a count, port, vector or control byte. It is the
 	// displacement to be added to the next instruction's address for Rel; the offset of a far pointer (Far).
 	Imm int64
 	// Imm2 is the second immediate: the selector of a far pointer, or the nesting level of ENTER.
