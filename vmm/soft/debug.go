@@ -90,24 +90,31 @@ func (c *CPU) breakpoint() bool {
 	return true
 }
 
-// watch notes the data breakpoints that an access to memory hits, and raises #AC if it is not aligned.
-func (c *CPU) watch(a, n uint64, acc access) bool {
-	if c.aligned {
-		// Operands of other sizes are made up of parts, the largest of which has 4 bytes.
-		align := n
-		if n&(n-1) != 0 || n > 16 {
-			align = 4
-		}
-		if a&(align-1) != 0 {
-			return c.faultCode(excAC, 0)
-		}
+// checkAlignment raises #AC if that is on and an operand of n bytes at a is not aligned. It comes before the
+// page fault that the same access would raise.
+func (c *CPU) checkAlignment(a, n uint64) bool {
+	if !c.aligned {
+		return true
 	}
+	// Operands of other sizes are made up of parts (SDM vol. 3A, table 6-7).
+	switch {
+	case n == 10: // an x87 value
+		n = 8
+	case n == envSize16 || n == envSize16+saveSize:
+		n = 2
+	case n&(n-1) != 0 || n > 16:
+		n = 4
+	}
+	return a&(n-1) == 0 || c.faultCode(excAC, 0)
+}
+
+// watch notes the data breakpoints that an access to memory hits.
+func (c *CPU) watch(a, n uint64, acc access) {
 	kinds := uint8(1 << watchAll)
 	if acc&accWrite != 0 {
 		kinds |= 1 << watchStores
 	}
 	c.hit |= c.breakpoints(a, n, kinds)
-	return true
 }
 
 // watchPort notes the breakpoints that an access to a port hits.

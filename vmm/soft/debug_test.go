@@ -138,6 +138,7 @@ func TestAlignmentCheck(t *testing.T) {
 		{"byte", 3, cr0AM, flagAC, "8a 47 01", excGP},
 		{"aligned", 3, cr0AM, flagAC, "8b 47 04", excGP},
 		{"store", 3, cr0AM, flagAC, "66 89 47 01", excAC},
+		{"before a page fault", 3, cr0AM, flagAC, "8b 04 25 fd ff 1f 00", excAC}, // mov eax, [2 MiB - 3]
 		{"AC set by POPF", 3, cr0AM, 0, "68 02 00 04 00 9d 8b 47 01", excAC},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -31,14 +31,21 @@ func (c *CPU) popArg(u *uop, in *x86.Inst) bool {
 		return false
 	}
 	if in.Arg[0].Kind == x86.MemOp {
-		if !c.setArg(u, in, 0, v) {
+		// An address that uses the stack pointer is that after the pop (SDM vol. 2B, POP).
+		at := c.offset(u, in)
+		if in.Mem.Base == vmm.RSP {
+			at += uint64(in.OpSize)
+		}
+		a, ok := c.linearAt(in, in.Mem.Seg, at, in.OpSize, true)
+		if !ok || !c.store(a, v, in.OpSize) {
 			return false
 		}
 		c.addSP(uint64(in.OpSize))
 		return true
 	}
 	c.addSP(uint64(in.OpSize))
-	return c.setArg(u, in, 0, v)
+	c.set(in.Arg[0].Reg, v, in.OpSize)
+	return true
 }
 
 func (c *CPU) pusha(u *uop, in *x86.Inst) bool {

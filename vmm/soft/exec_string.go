@@ -33,11 +33,11 @@ func (c *CPU) movs(u *uop, in *x86.Inst) bool {
 	if !ok {
 		return false
 	}
-	to, ok := c.stringTarget(in, true)
+	v, ok := c.load(from, in.OpSize)
 	if !ok {
 		return false
 	}
-	v, ok := c.load(from, in.OpSize)
+	to, ok := c.stringTarget(in, true)
 	if !ok || !c.store(to, v, in.OpSize) {
 		return false
 	}

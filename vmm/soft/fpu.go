@@ -142,10 +142,7 @@ func (c *CPU) opCheckFX(*uop) bool {
 	return c.cr0&cr0TS == 0 || c.fault(excNM)
 }
 
-// fxArea is an image of FXSAVE (SDM vol. 1, 10.5.1).
-type fxArea [512]byte
-
-// Offsets in it.
+// Offsets in an image of FXSAVE, and its size (SDM vol. 1, 10.5.1).
 const (
 	fxTag   = 4
 	fxOp    = 6
@@ -155,12 +152,12 @@ const (
 	fxMask  = 28
 	fxST    = 32
 	fxXMM   = 160
-	fxEnd   = 416
+	fxSize  = 512
 )
 
 // saveFX writes the state as FXSAVE64 does; what that leaves alone is 0.
-func (c *CPU) saveFX(p *[512]byte) {
-	*p = fxArea{}
+func (c *CPU) saveFX(p *[fxSize]byte) {
+	clear(p[:])
 	c.fpu.saveX87(p)
 	le := binary.LittleEndian
 	le.PutUint64(p[fxIP:], c.fpu.ip)
@@ -172,7 +169,7 @@ func (c *CPU) saveFX(p *[512]byte) {
 }
 
 // saveX87 writes what all forms of FXSAVE have in common.
-func (f *fpu) saveX87(p *[512]byte) {
+func (f *fpu) saveX87(p *[fxSize]byte) {
 	le := binary.LittleEndian
 	le.PutUint16(p[0:], f.cw)
 	le.PutUint16(p[2:], f.status())
@@ -188,7 +185,7 @@ func (f *fpu) saveX87(p *[512]byte) {
 }
 
 // loadFX replaces the state by that in an image of FXSAVE64. Reserved bits are dropped.
-func (c *CPU) loadFX(p *[512]byte) {
+func (c *CPU) loadFX(p *[fxSize]byte) {
 	c.fpu.loadX87(p)
 	le := binary.LittleEndian
 	c.fpu.ip = le.Uint64(p[fxIP:])
@@ -198,7 +195,7 @@ func (c *CPU) loadFX(p *[512]byte) {
 	}
 }
 
-func (f *fpu) loadX87(p *[512]byte) {
+func (f *fpu) loadX87(p *[fxSize]byte) {
 	le := binary.LittleEndian
 	f.setControl(le.Uint16(p[0:]))
 	f.setStatus(le.Uint16(p[2:]))

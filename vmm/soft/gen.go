@@ -18,7 +18,7 @@ var byHand = []string{
 	"Nop", "GetHigh", "SetHigh", "Lea", "Lea32", "Bt", "Xchg32", "Xchg64", "Bswap32", "Bswap64", "Cdq", "Cqo",
 	"Push", "Pop", "Leave", "Call", "CallR", "Ret", "Jmp", "JmpR",
 	// Of MMX and SSE only what is not the computation itself, which goes by the instruction: see uVector.
-	"CheckSSE", "CheckMMX", "CheckX87", "CheckWaiting", "CheckFX", "Wait", "EMMS", "EnterMMX", "TouchMMX",
+	"CheckSSE", "CheckMMX", "CheckX87", "CheckWaiting", "CheckFX", "CheckAligned", "Wait", "EMMS", "EnterMMX", "TouchMMX",
 	"LoadVector", "LoadAligned", "Load64V", "Load32V", "LoadSmallV", "StoreVector", "StoreAligned", "Store64V",
 	"Store32V", "StoreLane", "MaskedStore", "MoveV", "MoveQ", "MoveLow64", "MoveLow32", "HighToLow", "ToGPR64",
 	"ToGPR32", "FromGPR64", "FromGPR32", "InsertGPR", "InsertVector", "Extract",

@@ -432,11 +432,8 @@ func lowerPop(l *lowerer) {
 	case a.Kind == x86.GPR && l.fast():
 		l.emit(uop{op: uPop, dst: a.Reg})
 	default:
-		// An address that uses RSP is that after the pop (SDM vol. 2B, POP).
-		if a.Kind == x86.MemOp && l.in.Mem.Base == vmm.RSP {
-			l.in.Mem.Disp += int64(l.in.OpSize)
-		}
-		l.whole((*CPU).popArg)
+		// The address of a memory operand is found after the pop.
+		l.emit(l.bareUop((*CPU).popArg, uInst))
 	}
 }
 

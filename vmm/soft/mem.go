@@ -208,20 +208,5 @@ func (c *CPU) store128(a, lo, hi uint64) bool {
 	return c.store128Slow(a, lo, hi)
 }
 
-// load128Aligned and store128Aligned raise #GP(0) where a is not a multiple of 16.
-func (c *CPU) load128Aligned(a uint64) (lo, hi uint64, ok bool) {
-	if a%16 != 0 {
-		return 0, 0, c.faultCode(excGP, 0)
-	}
-	return c.load128(a)
-}
-
-func (c *CPU) store128Aligned(a, lo, hi uint64) bool {
-	if a%16 != 0 {
-		return c.faultCode(excGP, 0)
-	}
-	return c.store128(a, lo, hi)
-}
-
 // loadW128 reads 16 bytes that the instruction will write.
 func (c *CPU) loadW128(a uint64) (lo, hi uint64, ok bool) { return c.load128Slow(a, accWrite) }

@@ -5,6 +5,7 @@ import (
 	"math/bits"
 
 	"ftvm/vmm"
+	"ftvm/vmm/soft/x86"
 )
 
 //go:generate go run gen.go
@@ -240,10 +241,10 @@ func (c *CPU) opCall(u *uop) bool { return c.call(u, c.nextIP(u)+u.imm) }
 func (c *CPU) opCallR(u *uop) bool { return c.call(u, c.r[u.src]) }
 
 func (c *CPU) call(u *uop, to uint64) bool {
-	if !canonical(to) {
-		return c.faultCode(excGP, 0)
-	}
 	sp := c.r[vmm.RSP] - 8
+	if !canonical(to) {
+		return c.probe(sp, 8) && c.faultCode(excGP, 0)
+	}
 	if !c.store64(sp, c.nextIP(u)) {
 		return false
 	}
@@ -269,4 +270,9 @@ func (c *CPU) opJmp(u *uop) bool { return c.goTo(c.nextIP(u) + u.imm) }
 func (c *CPU) opJmpR(u *uop) bool { return c.goTo(c.r[u.src]) }
 
 // String names the micro-operation.
-func (o opcode) String() string { return micro[o].name }
+func (o opcode) String() string {
+	if o >= uVector {
+		return x86.Op(o - uVector).String()
+	}
+	return micro[o].name
+}

@@ -37,6 +37,39 @@ const (
 	uRet
 	uJmp
 	uJmpR
+	uCheckSSE
+	uCheckMMX
+	uCheckX87
+	uCheckWaiting
+	uCheckFX
+	uCheckAligned
+	uWait
+	uEMMS
+	uEnterMMX
+	uTouchMMX
+	uLoadVector
+	uLoadAligned
+	uLoad64V
+	uLoad32V
+	uLoadSmallV
+	uStoreVector
+	uStoreAligned
+	uStore64V
+	uStore32V
+	uStoreLane
+	uMaskedStore
+	uMoveV
+	uMoveQ
+	uMoveLow64
+	uMoveLow32
+	uHighToLow
+	uToGPR64
+	uToGPR32
+	uFromGPR64
+	uFromGPR32
+	uInsertGPR
+	uInsertVector
+	uExtract
 	uAddR8
 	uAddR16
 	uAddR32
@@ -488,6 +521,39 @@ var micro = [numOpcodes]struct {
 	uRet:          {"Ret", (*CPU).opRet},
 	uJmp:          {"Jmp", (*CPU).opJmp},
 	uJmpR:         {"JmpR", (*CPU).opJmpR},
+	uCheckSSE:     {"CheckSSE", (*CPU).opCheckSSE},
+	uCheckMMX:     {"CheckMMX", (*CPU).opCheckMMX},
+	uCheckX87:     {"CheckX87", (*CPU).opCheckX87},
+	uCheckWaiting: {"CheckWaiting", (*CPU).opCheckWaiting},
+	uCheckFX:      {"CheckFX", (*CPU).opCheckFX},
+	uCheckAligned: {"CheckAligned", (*CPU).opCheckAligned},
+	uWait:         {"Wait", (*CPU).opWait},
+	uEMMS:         {"EMMS", (*CPU).opEMMS},
+	uEnterMMX:     {"EnterMMX", (*CPU).opEnterMMX},
+	uTouchMMX:     {"TouchMMX", (*CPU).opTouchMMX},
+	uLoadVector:   {"LoadVector", (*CPU).opLoadVector},
+	uLoadAligned:  {"LoadAligned", (*CPU).opLoadAligned},
+	uLoad64V:      {"Load64V", (*CPU).opLoad64V},
+	uLoad32V:      {"Load32V", (*CPU).opLoad32V},
+	uLoadSmallV:   {"LoadSmallV", (*CPU).opLoadSmallV},
+	uStoreVector:  {"StoreVector", (*CPU).opStoreVector},
+	uStoreAligned: {"StoreAligned", (*CPU).opStoreAligned},
+	uStore64V:     {"Store64V", (*CPU).opStore64V},
+	uStore32V:     {"Store32V", (*CPU).opStore32V},
+	uStoreLane:    {"StoreLane", (*CPU).opStoreLane},
+	uMaskedStore:  {"MaskedStore", (*CPU).opMaskedStore},
+	uMoveV:        {"MoveV", (*CPU).opMoveV},
+	uMoveQ:        {"MoveQ", (*CPU).opMoveQ},
+	uMoveLow64:    {"MoveLow64", (*CPU).opMoveLow64},
+	uMoveLow32:    {"MoveLow32", (*CPU).opMoveLow32},
+	uHighToLow:    {"HighToLow", (*CPU).opHighToLow},
+	uToGPR64:      {"ToGPR64", (*CPU).opToGPR64},
+	uToGPR32:      {"ToGPR32", (*CPU).opToGPR32},
+	uFromGPR64:    {"FromGPR64", (*CPU).opFromGPR64},
+	uFromGPR32:    {"FromGPR32", (*CPU).opFromGPR32},
+	uInsertGPR:    {"InsertGPR", (*CPU).opInsertGPR},
+	uInsertVector: {"InsertVector", (*CPU).opInsertVector},
+	uExtract:      {"Extract", (*CPU).opExtract},
 	uAddR8:        {"AddR8", (*CPU).opAddR8},
 	uAddR16:       {"AddR16", (*CPU).opAddR16},
 	uAddR32:       {"AddR32", (*CPU).opAddR32},

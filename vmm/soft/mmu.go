@@ -54,12 +54,17 @@ func (t *tlb) fill(h *head, a uint64, w *walked) {
 		l.entries[l.n] = h
 		l.n++
 	}
-	if w.shift > 12 {
-		const region = 21
-		first := a >> w.shift << w.shift >> region
-		for i := range uint64(1) << (max(w.shift, region) - region) {
-			t.large[(first+i)/64%16] |= 1 << ((first + i) % 64)
+	// Regions of 2 MiB that the page covers: one, two, or all in half of the bits.
+	switch region := a >> 21; {
+	case w.shift == 30:
+		half := t.large[region/512%2*8:][:8]
+		for i := range half {
+			half[i] = ^uint64(0)
 		}
+	case w.shift > 12:
+		n := uint64(1) << (w.shift - 21)
+		region &^= n - 1
+		t.large[region/64%16] |= (1<<n - 1) << (region % 64)
 	}
 }
 
@@ -433,6 +438,10 @@ func (c *CPU) span(a, n uint64, acc access) (s span, ok bool) {
 	if !canonical(last) {
 		return s, c.badAddress(last)
 	}
+	watched := c.watched && acc&accSystem == 0
+	if watched && !c.checkAlignment(a, n) {
+		return s, false
+	}
 	s = span{o: a & pageMask, n: n, acc: acc}
 	if s.e = c.entry(a, acc); s.e == nil {
 		return s, false
@@ -443,12 +452,12 @@ func (c *CPU) span(a, n uint64, acc access) (s span, ok bool) {
 			return s, false
 		}
 	}
-	if c.watched && acc&accSystem == 0 && !c.watch(a, n, acc) {
-		return s, false
-	}
 	if !c.ready(s.e, s.o, s.n, acc) || s.f != nil && !c.ready(s.f, 0, n-s.n, acc) {
 		c.stop = stopRedo
 		return s, false
+	}
+	if watched {
+		c.watch(a, n, acc)
 	}
 	return s, true
 }

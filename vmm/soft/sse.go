@@ -36,6 +36,16 @@ func (l *lowerer) need() {
 	}
 }
 
+// uVector+n is the micro-operation that does what x86.Op number n computes, with slots of the vector file. Its function is
+// in the instruction's row of the tables of lowerings.
+const uVector opcode = 1 << 12
+
+// compute emits the micro-operation of the instruction's own.
+func (l *lowerer) compute(u uop) {
+	u.op = uVector + opcode(l.in.Op)
+	l.emit(u)
+}
+
 // vector tells in which slot of the vector file operand i will be: a register's, or xT, to which a memory
 // operand is loaded and extended by zeros. Memory of 16 bytes has to be aligned if aligned is set.
 func (l *lowerer) vector(i int, aligned bool) uint8 {
@@ -65,8 +75,18 @@ func (l *lowerer) loadVector(slot, size uint8, aligned bool) {
 	default:
 		u.op = uLoadSmallV
 	}
+	l.aligned(size == 16 && aligned)
 	l.address(&u, size, readOnly)
 	l.emit(u)
+}
+
+// aligned makes sure, if on is set, that the memory operand is aligned, where that is not found out by the access.
+func (l *lowerer) aligned(on bool) {
+	if on && l.mode != x86.Mode64 {
+		u := uop{op: uCheckAligned}
+		l.address(&u, 0, readOnly)
+		l.emit(u)
+	}
 }
 
 // storeVector emits the store of the low size bytes of a slot.
@@ -82,6 +102,7 @@ func (l *lowerer) storeVector(slot, size uint8, aligned bool) {
 	default:
 		u.op = uStore32V
 	}
+	l.aligned(size == 16 && aligned)
 	l.address(&u, size, writeFirst)
 	l.emit(u)
 }
@@ -97,7 +118,7 @@ func vectorOp(xmm, mmx uopFunc) lowerFunc {
 		l.need()
 		src := l.vector(1, true)
 		dst := l.vector(0, true)
-		l.emit(uop{fn: fn, dst: dst, src: src, imm: uint64(l.in.Imm)})
+		l.compute(uop{fn: fn, dst: dst, src: src, imm: uint64(l.in.Imm)})
 	}
 }
 

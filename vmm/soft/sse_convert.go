@@ -83,7 +83,7 @@ func fromInteger(fn32, fn64 uopFunc) lowerFunc {
 		if from.Size == 8 {
 			fn = fn64
 		}
-		l.emit(uop{fn: fn, dst: l.in.Arg[0].Reg, src: xT})
+		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, src: xT})
 	}
 }
 
@@ -115,7 +115,7 @@ func toInteger(f func(e *float.Env, b vec, size uint) int64) lowerFunc {
 			fn = fn64
 		}
 		src := l.vector(1, false)
-		l.emit(uop{fn: fn, dst: l.in.Arg[0].Reg, src: src})
+		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, src: src})
 	}
 }
 
@@ -141,7 +141,7 @@ func mixed(f vecOp) lowerFunc {
 		if to.Kind == x86.MMX || from.Kind == x86.MMX {
 			l.emit(uop{op: uEnterMMX})
 		}
-		l.emit(uop{fn: fn, dst: l.vector(0, true), src: src})
+		l.compute(uop{fn: fn, dst: l.vector(0, true), src: src})
 		if to.Kind == x86.MMX {
 			l.emit(uop{op: uTouchMMX, dst: xR + to.Reg})
 		}

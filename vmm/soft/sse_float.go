@@ -397,7 +397,7 @@ func approximate(b uint32, f func(x float64) float64) uint32 {
 		b &= sign
 	}
 	r := f(float64(math.Float32frombits(b)))
-	if math.Abs(r) < 0x1p-126 {
+	if math.Abs(r) <= 0x1p-126 {
 		return b & sign
 	}
 	return math.Float32bits(float32(r))

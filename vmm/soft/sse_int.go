@@ -134,7 +134,7 @@ func shift(f func(a, n, h uint64, w uint) uint64, fast uopFunc, h uint64, w uint
 		case fast != nil:
 			u.fn, u.shift, u.imm = fast, n&63, f(^uint64(0), uint64(n), h, w)
 		}
-		l.emit(u)
+		l.compute(u)
 	}
 }
 
@@ -156,7 +156,7 @@ func bytesShift(f func(v vec, n uint8) vec) lowerFunc {
 	fn := opWide(func(a, _ vec, n uint8) vec { return f(a, n) })
 	return func(l *lowerer) {
 		l.needSSE()
-		l.emit(uop{fn: fn, dst: l.in.Arg[0].Reg, imm: uint64(l.in.Imm)})
+		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, imm: uint64(l.in.Imm)})
 	}
 }
 

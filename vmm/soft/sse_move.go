@@ -67,7 +67,7 @@ func moveScalar(fn uopFunc) lowerFunc {
 		case from.Kind == x86.MemOp:
 			l.loadVector(to.Reg, from.Size, false)
 		default:
-			l.emit(uop{fn: fn, dst: to.Reg, src: from.Reg})
+			l.compute(uop{fn: fn, dst: to.Reg, src: from.Reg})
 		}
 	}
 }
@@ -117,7 +117,7 @@ func moveHalf(fn uopFunc, half uint8) lowerFunc {
 		to, from := l.in.Arg[0], l.in.Arg[1]
 		if to.Kind != x86.MemOp {
 			src := l.vector(1, false)
-			l.emit(uop{fn: fn, dst: to.Reg, src: src})
+			l.compute(uop{fn: fn, dst: to.Reg, src: src})
 			return
 		}
 		src := from.Reg
@@ -264,7 +264,10 @@ func (c *CPU) opStoreAligned(u *uop) bool {
 		binary.LittleEndian.PutUint64(p[8:], x.hi)
 		return true
 	}
-	return c.store128Aligned(a, x.lo, x.hi)
+	if a&15 != 0 {
+		return c.faultCode(excGP, 0)
+	}
+	return c.store128(a, x.lo, x.hi)
 }
 
 func (c *CPU) opStore64V(u *uop) bool { return c.store64(c.ea(u), c.fpu.v[u.src&31].lo) }
@@ -300,3 +303,7 @@ func (c *CPU) opMaskedStore(u *uop) bool {
 	}
 	return true
 }
+
+// opCheckAligned raises #GP if the memory operand is not aligned to 16 bytes. It is for segments with a limit, which is
+// looked at later.
+func (c *CPU) opCheckAligned(u *uop) bool { return c.ea(u)&15 == 0 || c.faultCode(excGP, 0) }

@@ -286,7 +286,7 @@ func lowerInsertPS(l *lowerer) {
 		imm &^= 0xc0 // memory has one lane only
 	}
 	src := l.vector(1, false)
-	l.emit(uop{fn: opInsertPS, dst: l.in.Arg[0].Reg, src: src, imm: uint64(imm)})
+	l.compute(uop{fn: opInsertPS, dst: l.in.Arg[0].Reg, src: src, imm: uint64(imm)})
 }
 
 var opInsertPS = opWide(func(a, b vec, imm uint8) vec {
@@ -345,7 +345,7 @@ func toGPR(f func(v vec) uint64) lowerFunc {
 			fn = mmx
 		}
 		l.need()
-		l.emit(uop{fn: fn, dst: l.in.Arg[0].Reg, src: l.vector(1, true)})
+		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, src: l.vector(1, true)})
 	}
 }
 

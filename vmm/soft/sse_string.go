@@ -160,6 +160,6 @@ func compareStrings(explicit, index bool) lowerFunc {
 	return func(l *lowerer) {
 		l.needSSE()
 		src := l.vector(1, false)
-		l.emit(uop{fn: fn, dst: l.in.Arg[0].Reg, src: src, imm: uint64(uint8(l.in.Imm)) | uint64(l.in.OpSize)<<8})
+		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, src: src, imm: uint64(uint8(l.in.Imm)) | uint64(l.in.OpSize)<<8})
 	}
 }

@@ -211,10 +211,13 @@ func (c *CPU) sysCall(*uop, *x86.Inst) bool {
 }
 
 func (c *CPU) sysReturn(_ *uop, in *x86.Inst) bool {
+	if c.cpl != 0 {
+		return c.faultCode(excGP, 0)
+	}
 	if c.mode != x86.Mode64 || c.efer&eferSCE == 0 {
 		return c.fault(excUD)
 	}
-	if c.cpl != 0 || in.OpSize == 8 && !canonical(c.r[vmm.RCX]) {
+	if in.OpSize == 8 && !canonical(c.r[vmm.RCX]) {
 		return c.faultCode(excGP, 0)
 	}
 	old := c.flags
@@ -620,13 +623,7 @@ func (c *CPU) loadLimit(u *uop, in *x86.Inst) bool {
 }
 
 func (c *CPU) adjustRPL(u *uop, in *x86.Inst) bool {
-	dst := uint64(0)
-	ok := true
-	if in.Arg[0].Kind == x86.MemOp {
-		dst, ok = c.loadW(c.ea(u), 2)
-	} else {
-		dst = c.r[in.Arg[0].Reg]
-	}
+	dst, ok := c.word(u, &in.Arg[0], 2) // written only if it changes
 	if !ok {
 		return false
 	}

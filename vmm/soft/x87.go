@@ -48,12 +48,12 @@ var x87Lowering = []lowerEntry{
 	{x86.FLD, x87(execFLD)},
 	{x86.FILD, x87(execFILD)},
 	{x86.FBLD, x87(execFBLD)},
-	{x86.FST, x87(execFST)},
-	{x86.FSTP, x87(execFST)},
-	{x86.FIST, x87(execStore)},
-	{x86.FISTP, x87(execStore)},
-	{x86.FISTTP, x87(execStore)},
-	{x86.FBSTP, x87(execStore)},
+	{x86.FST, x87Store(execFST)},
+	{x86.FSTP, x87Store(execFST)},
+	{x86.FIST, x87Store(execStore)},
+	{x86.FISTP, x87Store(execStore)},
+	{x86.FISTTP, x87Store(execStore)},
+	{x86.FBSTP, x87Store(execStore)},
 	{x86.FXCH, x87(execFXCH)},
 	{x86.FCMOVB, x87(conditionalMove(2))},
 	{x86.FCMOVE, x87(conditionalMove(4))},
@@ -93,10 +93,28 @@ var x87Lowering = []lowerEntry{
 	{x86.FPTAN, x87(pushing((*float.Env).Tan80))},
 }
 
-// x87 lowers a waiting instruction that fn executes. fn returns false only if an access to memory failed; exceptions of
-// the x87 are raised by the next waiting instruction.
+// x87 lowers a waiting instruction that fn executes, and that reads its memory operand, if it has one. fn returns false only if
+// an access to memory failed; exceptions of the x87 are raised by the next waiting instruction.
 func x87(fn execFunc) lowerFunc {
-	exec := func(c *CPU, u *uop, in *x86.Inst) bool {
+	fn = remember(fn)
+	return func(l *lowerer) {
+		l.emit(uop{op: uCheckWaiting})
+		l.wholeRead(fn)
+	}
+}
+
+// x87Store is x87 for an instruction that writes its memory operand.
+func x87Store(fn execFunc) lowerFunc {
+	fn = remember(fn)
+	return func(l *lowerer) {
+		l.emit(uop{op: uCheckWaiting})
+		l.whole(fn)
+	}
+}
+
+// remember is fn, and keeps the addresses of the instruction and its memory operand.
+func remember(fn execFunc) execFunc {
+	return func(c *CPU, u *uop, in *x86.Inst) bool {
 		if !fn(c, u, in) {
 			return false
 		}
@@ -105,10 +123,6 @@ func x87(fn execFunc) lowerFunc {
 			c.fpu.dp = c.dataOffset(u, in)
 		}
 		return true
-	}
-	return func(l *lowerer) {
-		l.emit(uop{op: uCheckWaiting})
-		l.whole(exec)
 	}
 }
 

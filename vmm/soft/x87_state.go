@@ -9,41 +9,45 @@ import (
 
 // stateLowering has the instructions that manage the state of the x87, MMX and SSE.
 var stateLowering = []lowerEntry{
-	{x86.FINCSTP, x87State(true, func(c *CPU, _ *uop, _ *x86.Inst) bool { return c.fpu.rotate(1) })},
-	{x86.FDECSTP, x87State(true, func(c *CPU, _ *uop, _ *x86.Inst) bool { return c.fpu.rotate(7) })},
-	{x86.FFREE, x87State(true, execFFREE)},
-	{x86.FFREEP, x87State(true, execFFREE)},
-	{x86.FNOP, x87State(true, doNothing)},
-	{x86.FLDCW, x87State(true, execFLDCW)},
-	{x86.FLDENV, x87State(true, execFLDENV)},
-	{x86.FRSTOR, x87State(true, execFRSTOR)},
+	{x86.FINCSTP, x87Control(uCheckWaiting, func(c *CPU, _ *uop, _ *x86.Inst) bool { return c.fpu.rotate(1) })},
+	{x86.FDECSTP, x87Control(uCheckWaiting, func(c *CPU, _ *uop, _ *x86.Inst) bool { return c.fpu.rotate(7) })},
+	{x86.FFREE, x87Control(uCheckWaiting, execFFREE)},
+	{x86.FFREEP, x87Control(uCheckWaiting, execFFREE)},
+	{x86.FNOP, x87Control(uCheckWaiting, doNothing)},
+	{x86.FLDCW, x87Control(uCheckWaiting, execFLDCW)},
+	{x86.FLDENV, x87Control(uCheckWaiting, execFLDENV)},
+	{x86.FRSTOR, x87Control(uCheckWaiting, execFRSTOR)},
 	{x86.FWAIT, lowerFWAIT},
-	{x86.FNSTCW, x87State(false, execFNSTCW)},
-	{x86.FNSTSW, x87State(false, execFNSTSW)},
-	{x86.FNSTENV, x87State(false, execFNSTENV)},
-	{x86.FNSAVE, x87State(false, execFNSAVE)},
-	{x86.FNCLEX, x87State(false, execFNCLEX)},
-	{x86.FNINIT, x87State(false, execFNINIT)},
+	{x86.FNSTCW, stores(uCheckX87, execFNSTCW)},
+	{x86.FNSTSW, stores(uCheckX87, execFNSTSW)},
+	{x86.FNSTENV, stores(uCheckX87, execFNSTENV)},
+	{x86.FNSAVE, stores(uCheckX87, execFNSAVE)},
+	{x86.FNCLEX, x87Control(uCheckX87, execFNCLEX)},
+	{x86.FNINIT, x87Control(uCheckX87, execFNINIT)},
 	// What the 8087 and 80287 did is done no more.
-	{x86.FNENI, x87State(false, doNothing)},
-	{x86.FNDISI, x87State(false, doNothing)},
-	{x86.FNSETPM, x87State(false, doNothing)},
+	{x86.FNENI, x87Control(uCheckX87, doNothing)},
+	{x86.FNDISI, x87Control(uCheckX87, doNothing)},
+	{x86.FNSETPM, x87Control(uCheckX87, doNothing)},
 
 	{x86.EMMS, lowerEMMS},
-	{x86.FXSAVE, lowerFX(execFXSAVE)},
-	{x86.FXRSTOR, lowerFX(execFXRSTOR)},
-	{x86.LDMXCSR, lowerMXCSR(execLDMXCSR)},
-	{x86.STMXCSR, lowerMXCSR(execSTMXCSR)},
+	{x86.FXSAVE, stores(uCheckFX, execFXSAVE)},
+	{x86.FXRSTOR, x87Control(uCheckFX, execFXRSTOR)},
+	{x86.LDMXCSR, lowerLDMXCSR},
+	{x86.STMXCSR, lowerSTMXCSR},
 }
 
-// x87State lowers a control instruction of the x87, which leaves FIP and FDP alone.
-func x87State(waiting bool, fn execFunc) lowerFunc {
-	check := (*CPU).opCheckX87
-	if waiting {
-		check = (*CPU).opCheckWaiting
-	}
+// x87Control lowers a control instruction, which leaves FIP and FDP alone. It may read memory.
+func x87Control(check opcode, fn execFunc) lowerFunc {
 	return func(l *lowerer) {
-		l.emit(uop{fn: check})
+		l.emit(uop{op: check})
+		l.wholeRead(fn)
+	}
+}
+
+// stores lowers one that writes memory.
+func stores(check opcode, fn execFunc) lowerFunc {
+	return func(l *lowerer) {
+		l.emit(uop{op: check})
 		l.whole(fn)
 	}
 }
@@ -261,13 +265,6 @@ func (c *CPU) opEMMS(*uop) bool {
 	return true
 }
 
-func lowerFX(fn execFunc) lowerFunc {
-	return func(l *lowerer) {
-		l.emit(uop{op: uCheckFX})
-		l.whole(fn)
-	}
-}
-
 // visibleXMM is how many XMM registers there are in the current mode.
 func (c *CPU) visibleXMM() int {
 	if c.mode == x86.Mode64 {
@@ -276,50 +273,70 @@ func (c *CPU) visibleXMM() int {
 	return 8
 }
 
+// fxAddress is the linear address of the memory operand of FXSAVE or FXRSTOR, of which the last byte is looked at
+// first.
+func (c *CPU) fxAddress(u *uop, in *x86.Inst, acc access) (a uint64, ok bool) {
+	if c.mode == x86.Mode64 {
+		a = c.ea(u)
+	} else if a, ok = c.segmented(in.Mem.Seg, c.dataOffset(u, in), fxSize, acc&accWrite != 0); !ok {
+		return 0, false
+	}
+	switch {
+	case !canonical(a):
+		return 0, c.badAddress(a)
+	case a&15 != 0 && c.aligned:
+		return 0, c.faultCode(excAC, 0)
+	case a&15 != 0:
+		return 0, c.faultCode(excGP, 0)
+	}
+	return a, c.checkLast(a, fxSize, acc)
+}
+
 // execFXSAVE writes what saveFX does, up to the last XMM register. Addresses have 64 bits with FXSAVE64,
-// else 32 (SDM vol. 1, tables 10-2 and vol. 2A, FXSAVE).
+// else 32 (SDM vol. 1, table 10-2, and vol. 2A, FXSAVE).
 func execFXSAVE(c *CPU, u *uop, in *x86.Inst) bool {
-	a := c.ea(u)
-	if a&15 != 0 {
-		return c.faultCode(excGP, 0)
+	a, ok := c.fxAddress(u, in, c.userAccess()|accWrite)
+	if !ok {
+		return false
 	}
-	var p [512]byte
+	var p [fxSize]byte
 	c.saveFX(&p)
-	if in.OpSize != 8 {
-		clear(p[fxIP+4 : fxDP])
-		clear(p[fxDP+4 : fxMXCSR])
-	}
-	return c.checkLast(a, uint64(len(p)), c.userAccess()|accWrite) && c.storeBlock(a, p[:fxXMM+16*c.visibleXMM()])
+	narrowFX(in, &p)
+	return c.storeBlock(a, p[:fxXMM+16*c.visibleXMM()])
 }
 
 func execFXRSTOR(c *CPU, u *uop, in *x86.Inst) bool {
-	a := c.ea(u)
-	if a&15 != 0 {
-		return c.faultCode(excGP, 0)
-	}
-	var p [512]byte
-	n := c.visibleXMM()
-	if !c.checkLast(a, uint64(len(p)), c.userAccess()) || !c.loadBlock(a, p[:]) {
+	a, ok := c.fxAddress(u, in, c.userAccess())
+	var p [fxSize]byte
+	if !ok || !c.loadBlock(a, p[:]) {
 		return false
 	}
 	if binary.LittleEndian.Uint32(p[fxMXCSR:])&^mxcsrMask != 0 {
 		return c.faultCode(excGP, 0)
 	}
-	if in.OpSize != 8 {
-		clear(p[fxIP+4 : fxDP])
-		clear(p[fxDP+4 : fxMXCSR])
-	}
-	kept := c.fpu.v
+	narrowFX(in, &p)
+	kept, n := c.fpu.v, c.visibleXMM()
 	c.loadFX(&p)
 	copy(c.fpu.v[n:16], kept[n:16])
 	return true
 }
 
-func lowerMXCSR(fn execFunc) lowerFunc {
-	return func(l *lowerer) {
-		l.needSSE()
-		l.whole(fn)
+// narrowFX clears what an image without REX.W has selectors for.
+func narrowFX(in *x86.Inst, p *[fxSize]byte) {
+	if in.OpSize != 8 {
+		clear(p[fxIP+4 : fxDP])
+		clear(p[fxDP+4 : fxMXCSR])
 	}
+}
+
+func lowerLDMXCSR(l *lowerer) {
+	l.needSSE()
+	l.wholeRead(execLDMXCSR)
+}
+
+func lowerSTMXCSR(l *lowerer) {
+	l.needSSE()
+	l.whole(execSTMXCSR)
 }
 
 func execLDMXCSR(c *CPU, u *uop, _ *x86.Inst) bool {
