@@ -8,6 +8,7 @@ VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo unkn
 
 SEEDS    = 1000
 KILLS    = 20
+CASES    = 200000
 FUZZTIME = 10s
 TESTFLAGS =
 
@@ -40,8 +41,9 @@ test: lint ## lint, then all tests, and those with goroutines under the race det
 	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) $(CONCURRENT)
 
 .PHONY: conformance
-conformance: ## the engine contract, against every engine (needs /dev/kvm)
+conformance: ## every engine against the contract, soft against this host's CPU; CASES=n (needs gcc, /dev/kvm)
 	$(GO) test -count=1 -v -run TestConformance ./vmm/...
+	$(GO) test $(LONG) -v ./vmm/soft -run 'TestSilicon|TestCorpus' -cases=$(CASES)
 
 .PHONY: demo
 demo: build ## primary, backup, SIGKILL, takeover: watch it
@@ -89,6 +91,10 @@ guest-linux: ## Debian's cloud kernel and an initrd with busybox, by apt (guests
 .PHONY: guest-linux-debian
 guest-linux-debian: ## the same, and a disk with Debian's user space (needs root)
 	guests/linux/build debian
+
+.PHONY: linux
+linux: ## a Debian kernel on engine soft, alone and replicated; TESTFLAGS=-long for its self-tests (see guest-linux)
+	$(GO) test $(LONG) -v ./test/linux $(TESTFLAGS)
 
 .PHONY: stock-kvm
 stock-kvm: ## the engine contract on upstream KVM, in QEMU; RUN='[-f FILE]... COMMAND' for another command
