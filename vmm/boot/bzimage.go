@@ -121,27 +121,9 @@ func version(image []byte, pointer uint16) string {
 // unpack fills in the segments and entry of the vmlinux in a bzImage. One
 // that says it is longer than limit bytes is refused before any work is done.
 func (k *kernel) unpack(limit uint64) error {
-	p := k.packed
-	if p.codec.open == nil {
-		return fmt.Errorf("%w: %s is not supported; use a kernel with gzip, XZ, LZ4, zstd or bzip2, or its vmlinux",
-			ErrFormat, k.name)
-	}
-	if p.size > limit {
-		return fmt.Errorf("%w: %s unpacks to %d MiB and the guest has %d MiB: give it more (--mem)",
-			ErrMemory, k.name, p.size>>20, limit>>20)
-	}
-	r, err := p.codec.open(bytes.NewReader(p.data))
+	file, err := k.vmlinux(limit)
 	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrCorrupt, k.name, err)
-	}
-	file := make([]byte, p.size)
-	n, err := io.ReadFull(r, file)
-	if err == nil { // the end must be here, and only at the end does a codec check its sums
-		_, err = io.ReadFull(r, make([]byte, 1))
-	}
-	if uint64(n) != p.size || err != io.EOF {
-		return fmt.Errorf("%w: %s does not unpack to the %d bytes it announces: %d, then %v",
-			ErrCorrupt, k.name, p.size, n, err)
+		return err
 	}
 	f, err := parseELF(file)
 	if err != nil {
@@ -149,4 +131,44 @@ func (k *kernel) unpack(limit uint64) error {
 	}
 	k.entry, k.segments = f.entry, f.segments
 	return nil
+}
+
+// vmlinux is the file in a bzImage; limit is as for unpack.
+func (k *kernel) vmlinux(limit uint64) ([]byte, error) {
+	p := k.packed
+	if p.codec.open == nil {
+		return nil, fmt.Errorf("%w: %s is not supported; use a kernel with gzip, XZ, LZ4, zstd or bzip2, or its vmlinux",
+			ErrFormat, k.name)
+	}
+	if p.size > limit {
+		return nil, fmt.Errorf("%w: %s unpacks to %d MiB and the guest has %d MiB: give it more (--mem)",
+			ErrMemory, k.name, p.size>>20, limit>>20)
+	}
+	r, err := p.codec.open(bytes.NewReader(p.data))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, k.name, err)
+	}
+	file := make([]byte, p.size)
+	n, err := io.ReadFull(r, file)
+	if err == nil { // the end must be here, and only at the end does a codec check its sums
+		_, err = io.ReadFull(r, make([]byte, 1))
+	}
+	if uint64(n) != p.size || err != io.EOF {
+		return nil, fmt.Errorf("%w: %s does not unpack to the %d bytes it announces: %d, then %v",
+			ErrCorrupt, k.name, p.size, n, err)
+	}
+	return file, nil
+}
+
+// Vmlinux unpacks the ELF file in a bzImage, of at most limit bytes: what Load puts into memory, for
+// other loaders.
+func Vmlinux(bzImage []byte, limit uint64) ([]byte, error) {
+	if !isBzImage(bzImage) {
+		return nil, fmt.Errorf("%w: this is no bzImage", ErrFormat)
+	}
+	k, err := parseBzImage(bzImage)
+	if err != nil {
+		return nil, err
+	}
+	return k.vmlinux(limit)
 }

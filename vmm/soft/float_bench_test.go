@@ -130,3 +130,10 @@ func TestFloatLoopsAllocateNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestFloatLoopsStopAndGo: they do the same however they are executed.
+func TestFloatLoopsStopAndGo(t *testing.T) {
+	for i, l := range floatLoops {
+		wildSame(t, l.code, 5000, uint64(i))
+	}
+}

@@ -33,8 +33,8 @@ type fpu struct {
 	top uint8
 	// valid has bit n set if Rn is not empty: the abridged tag word (SDM vol. 1, 10.5.1.1).
 	valid uint8
-	// ip and dp are the addresses of the last x87 instruction that was not a control instruction, and of its
-	// memory operand; fop is its opcode. Their selectors are deprecated and 0, as CPUID says.
+	// ip and dp are the offsets of the last x87 instruction that was not a control instruction, and of the last memory
+	// operand of one. Their selectors are 0, as CPUID says. fop, its opcode, is only ever loaded.
 	ip, dp uint64
 	fop    uint16
 }
@@ -93,15 +93,15 @@ func (f *fpu) status() uint16 {
 
 func (f *fpu) setStatus(v uint16) { f.sw, f.top = v&swKept, uint8(v>>11)&7 }
 
-// reset is what FNINIT does (SDM vol. 1, table 8-... "Setting the x87 FPU"): registers keep their contents, but are empty.
+// reset is what FNINIT does (SDM vol. 2A, FINIT): registers keep their contents, but are empty.
 func (f *fpu) reset() {
 	f.setControl(cwInit)
 	f.sw, f.top, f.valid = 0, 0, 0
 	f.ip, f.dp, f.fop = 0, 0, 0
 }
 
-// The checks that floating-point instructions begin with (SDM vol. 3A, 2.5, table 2-2; chapters 11, 12 and 13.1).
-// CR0 and CR4 do not change within a block, so that one check of a kind that needs no more serves a block.
+// The checks that floating-point instructions begin with (SDM vol. 3A, 2.5, tables 2-2 and 12-1, and 13.1). CR0 and CR4
+// do not change within a block, so that one check of those for SSE, which look at nothing else, serves a block.
 
 // opCheckSSE raises what makes SSE instructions unavailable.
 func (c *CPU) opCheckSSE(*uop) bool {

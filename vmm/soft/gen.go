@@ -9,6 +9,7 @@ import (
 	"go/format"
 	"log"
 	"os"
+	"strings"
 	"text/template"
 )
 
@@ -20,7 +21,7 @@ var byHand = []string{
 	// Of MMX and SSE only what is not the computation itself, which goes by the instruction: see uVector.
 	"CheckSSE", "CheckMMX", "CheckX87", "CheckWaiting", "CheckFX", "CheckAligned", "Wait", "EMMS", "EnterMMX", "TouchMMX",
 	"LoadVector", "LoadAligned", "Load64V", "Load32V", "LoadSmallV", "StoreVector", "StoreAligned", "Store64V",
-	"Store32V", "StoreLane", "MaskedStore", "MoveV", "MoveQ", "MoveLow64", "MoveLow32", "HighToLow", "ToGPR64",
+	"Store32V", "StoreLane", "MoveV", "MoveQ", "MoveLow64", "MoveLow32", "HighToLow", "ToGPR64",
 	"ToGPR32", "FromGPR64", "FromGPR32", "InsertGPR", "InsertVector", "Extract",
 }
 
@@ -37,10 +38,21 @@ var binaries = []operation{
 	{"Test", "and", true},
 }
 
-// shifts take their second operand from a register or an immediate only.
-var shifts = []operation{
-	{"Rol", "rol", false}, {"Ror", "ror", false}, {"Shl", "shl", false}, {"Shr", "shr", false}, {"Sar", "sar", false},
+// shift is a shift or rotation. In most, the count is an immediate: for that there is a form of its own, where n
+// is the count, neither 0 nor the width w of a, or more. Result is what becomes of a, CF and OF have the flags
+// in their low bits, and Set is what sets them.
+type shift struct{ Name, Func, Result, Set, CF, OF string }
+
+var shifts = []shift{
+	{"Rol", "rol", "bits.RotateLeft%[1]s(a, int(n))", "setCFOF(", "r", "r^r>>(%[1]s-1)"},
+	{"Ror", "ror", "bits.RotateLeft%[1]s(a, -int(n))", "setCFOF(", "r>>(%[1]s-1)", "r>>(%[1]s-1)^r>>(%[1]s-2)"},
+	{"Shl", "shl", "a<<n", "flagsShift(v, ", "a>>((%[1]s-n)&63)", "a>>((%[1]s-n)&63)^r>>(%[1]s-1)"},
+	{"Shr", "shr", "a>>n", "flagsShift(v, ", "a>>((n-1)&63)", "a>>((n-1)&63)>>(%[1]s-1)"},
+	{"Sar", "sar", "uint%[1]s(int%[1]s(a)>>n)", "flagsShift(v, ", "int%[1]s(a)>>((n-1)&63)", "0"},
 }
+
+// in puts the width into an expression of a shift.
+func in(w, expression string) string { return strings.ReplaceAll(expression, "%[1]s", w) }
 
 var unaries = []operation{{"Inc", "inc", false}, {"Dec", "dec", false}, {"Neg", "neg", false}, {"Not", "not", false}}
 
@@ -113,9 +125,14 @@ func names() (all []string) {
 			each(op.Name+form, widths...)
 		}
 	}
-	for _, op := range append(shifts, unaries...) {
+	for _, op := range unaries {
 		each(op.Name+"R", widths...)
 		each(op.Name+"M", widths...)
+	}
+	for _, op := range shifts {
+		each(op.Name+"R", widths...)
+		each(op.Name+"M", widths...)
+		each(op.Name+"I", widths[2:]...)
 	}
 	for _, name := range []string{"Mov", "Load", "LoadW", "Store"} {
 		each(name, widths...)
@@ -153,6 +170,7 @@ func get(w string) string {
 
 var funcs = template.FuncMap{
 	"operator": operator,
+	"in":       in,
 	"get":      get,
 	// load makes v the memory operand of w bits, extended with zeroes. It spells out what load8 to load64
 	// do, which are not inlined.
@@ -174,7 +192,10 @@ var text = template.Must(template.New("").Funcs(funcs).Parse(`// Code generated 
 
 package soft
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // Micro-operations. Where one exists for several widths, they follow each other from 8 to 64 bits; where it
 // exists for all conditions, these follow each other as encoded in Jcc.
@@ -251,6 +272,15 @@ func (c *CPU) op{{$op.Name}}R{{$w}}(u *uop) bool {
 
 func (c *CPU) op{{$op.Name}}M{{$w}}(u *uop) bool {
 	return c.modify(c.ea(u), c.r[u.src]+u.imm, {{$w}}, (*CPU).{{$op.Func}})
+}
+{{end}}{{range $w := $.Wide}}
+func (c *CPU) op{{$op.Name}}I{{$w}}(u *uop) bool {
+	a, n := uint{{$w}}(c.r[u.dst]), u.imm&63
+	r := {{in $w $op.Result}}
+	v := uint64(int{{$w}}(r))
+	c.{{$op.Set}}uint64({{in $w $op.CF}}), uint64({{in $w $op.OF}}))
+	c.set{{$w}}(u.dst, v)
+	return true
 }
 {{end}}{{end}}
 
@@ -383,7 +413,7 @@ func main() {
 	log.SetFlags(0)
 	var out bytes.Buffer
 	err := text.Execute(&out, map[string]any{
-		"Names": names(), "Widths": widths, "Narrow": widths[:2], "Binaries": binaries, "Shifts": shifts, "Unaries": unaries,
+		"Names": names(), "Widths": widths, "Narrow": widths[:2], "Wide": widths[2:], "Binaries": binaries, "Shifts": shifts, "Unaries": unaries,
 		"Extensions": extensions, "Conditions": conditions, "Fusable": fusable,
 	})
 	if err != nil {

@@ -35,13 +35,13 @@ var integerLowering = append([]lowerEntry{
 	{x86.AAM, inst((*CPU).aam)},
 	{x86.AAD, inst((*CPU).aad)},
 
-	{x86.ROL, lowerUnary(uRolR8)},
-	{x86.ROR, lowerUnary(uRorR8)},
+	{x86.ROL, lowerShift(uRolR8)},
+	{x86.ROR, lowerShift(uRorR8)},
 	{x86.RCL, inst(modifies((*CPU).rcl))},
 	{x86.RCR, inst(modifies((*CPU).rcr))},
-	{x86.SHL, lowerUnary(uShlR8)},
-	{x86.SHR, lowerUnary(uShrR8)},
-	{x86.SAR, lowerUnary(uSarR8)},
+	{x86.SHL, lowerShift(uShlR8)},
+	{x86.SHR, lowerShift(uShrR8)},
+	{x86.SAR, lowerShift(uSarR8)},
 	{x86.SHLD, inst(doubleShift((*CPU).shld))},
 	{x86.SHRD, inst(doubleShift((*CPU).shrd))},
 
@@ -136,6 +136,7 @@ const (
 	binaryL = 4 // second operand in memory
 	binaryM = 8 // first operand in memory
 	unaryM  = 4
+	shiftI  = 8 // immediate count, 32 bits
 )
 
 // width is the number of the width of an operand, for opcodes.
@@ -222,7 +223,7 @@ func lowerBinary(base opcode) lowerFunc {
 	}
 }
 
-// lowerUnary lowers an instruction of one operand, or a shift.
+// lowerUnary lowers an instruction of one operand, or a shift by any count.
 func lowerUnary(base opcode) lowerFunc {
 	return func(l *lowerer) {
 		d := l.in.Arg[0]
@@ -237,6 +238,21 @@ func lowerUnary(base opcode) lowerFunc {
 		l.register(&u, d)
 		l.emit(u)
 		l.into(d)
+	}
+}
+
+// lowerShift is lowerUnary for a shift or rotation that exists with an immediate count.
+func lowerShift(base opcode) lowerFunc {
+	lower := lowerUnary(base)
+	return func(l *lowerer) {
+		d, n := l.in.Arg[0], uint64(l.in.Imm)
+		if wide := d.Kind == x86.GPR && d.Size >= 4; wide && l.in.Arg[1].Kind == x86.Imm {
+			if n &= 8*uint64(d.Size) - 1; n != 0 {
+				l.emit(uop{op: base + shiftI + width(d) - 2, dst: d.Reg, imm: n})
+				return
+			}
+		}
+		lower(l)
 	}
 }
 

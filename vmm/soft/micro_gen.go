@@ -2,7 +2,10 @@
 
 package soft
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // Micro-operations. Where one exists for several widths, they follow each other from 8 to 64 bits; where it
 // exists for all conditions, these follow each other as encoded in Jcc.
@@ -57,7 +60,6 @@ const (
 	uStore64V
 	uStore32V
 	uStoreLane
-	uMaskedStore
 	uMoveV
 	uMoveQ
 	uMoveLow64
@@ -178,46 +180,6 @@ const (
 	uTestM16
 	uTestM32
 	uTestM64
-	uRolR8
-	uRolR16
-	uRolR32
-	uRolR64
-	uRolM8
-	uRolM16
-	uRolM32
-	uRolM64
-	uRorR8
-	uRorR16
-	uRorR32
-	uRorR64
-	uRorM8
-	uRorM16
-	uRorM32
-	uRorM64
-	uShlR8
-	uShlR16
-	uShlR32
-	uShlR64
-	uShlM8
-	uShlM16
-	uShlM32
-	uShlM64
-	uShrR8
-	uShrR16
-	uShrR32
-	uShrR64
-	uShrM8
-	uShrM16
-	uShrM32
-	uShrM64
-	uSarR8
-	uSarR16
-	uSarR32
-	uSarR64
-	uSarM8
-	uSarM16
-	uSarM32
-	uSarM64
 	uIncR8
 	uIncR16
 	uIncR32
@@ -250,6 +212,56 @@ const (
 	uNotM16
 	uNotM32
 	uNotM64
+	uRolR8
+	uRolR16
+	uRolR32
+	uRolR64
+	uRolM8
+	uRolM16
+	uRolM32
+	uRolM64
+	uRolI32
+	uRolI64
+	uRorR8
+	uRorR16
+	uRorR32
+	uRorR64
+	uRorM8
+	uRorM16
+	uRorM32
+	uRorM64
+	uRorI32
+	uRorI64
+	uShlR8
+	uShlR16
+	uShlR32
+	uShlR64
+	uShlM8
+	uShlM16
+	uShlM32
+	uShlM64
+	uShlI32
+	uShlI64
+	uShrR8
+	uShrR16
+	uShrR32
+	uShrR64
+	uShrM8
+	uShrM16
+	uShrM32
+	uShrM64
+	uShrI32
+	uShrI64
+	uSarR8
+	uSarR16
+	uSarR32
+	uSarR64
+	uSarM8
+	uSarM16
+	uSarM32
+	uSarM64
+	uSarI32
+	uSarI64
 	uMov8
 	uMov16
 	uMov32
@@ -541,7 +553,6 @@ var micro = [numOpcodes]struct {
 	uStore64V:     {"Store64V", (*CPU).opStore64V},
 	uStore32V:     {"Store32V", (*CPU).opStore32V},
 	uStoreLane:    {"StoreLane", (*CPU).opStoreLane},
-	uMaskedStore:  {"MaskedStore", (*CPU).opMaskedStore},
 	uMoveV:        {"MoveV", (*CPU).opMoveV},
 	uMoveQ:        {"MoveQ", (*CPU).opMoveQ},
 	uMoveLow64:    {"MoveLow64", (*CPU).opMoveLow64},
@@ -662,46 +673,6 @@ var micro = [numOpcodes]struct {
 	uTestM16:      {"TestM16", (*CPU).opTestM16},
 	uTestM32:      {"TestM32", (*CPU).opTestM32},
 	uTestM64:      {"TestM64", (*CPU).opTestM64},
-	uRolR8:        {"RolR8", (*CPU).opRolR8},
-	uRolR16:       {"RolR16", (*CPU).opRolR16},
-	uRolR32:       {"RolR32", (*CPU).opRolR32},
-	uRolR64:       {"RolR64", (*CPU).opRolR64},
-	uRolM8:        {"RolM8", (*CPU).opRolM8},
-	uRolM16:       {"RolM16", (*CPU).opRolM16},
-	uRolM32:       {"RolM32", (*CPU).opRolM32},
-	uRolM64:       {"RolM64", (*CPU).opRolM64},
-	uRorR8:        {"RorR8", (*CPU).opRorR8},
-	uRorR16:       {"RorR16", (*CPU).opRorR16},
-	uRorR32:       {"RorR32", (*CPU).opRorR32},
-	uRorR64:       {"RorR64", (*CPU).opRorR64},
-	uRorM8:        {"RorM8", (*CPU).opRorM8},
-	uRorM16:       {"RorM16", (*CPU).opRorM16},
-	uRorM32:       {"RorM32", (*CPU).opRorM32},
-	uRorM64:       {"RorM64", (*CPU).opRorM64},
-	uShlR8:        {"ShlR8", (*CPU).opShlR8},
-	uShlR16:       {"ShlR16", (*CPU).opShlR16},
-	uShlR32:       {"ShlR32", (*CPU).opShlR32},
-	uShlR64:       {"ShlR64", (*CPU).opShlR64},
-	uShlM8:        {"ShlM8", (*CPU).opShlM8},
-	uShlM16:       {"ShlM16", (*CPU).opShlM16},
-	uShlM32:       {"ShlM32", (*CPU).opShlM32},
-	uShlM64:       {"ShlM64", (*CPU).opShlM64},
-	uShrR8:        {"ShrR8", (*CPU).opShrR8},
-	uShrR16:       {"ShrR16", (*CPU).opShrR16},
-	uShrR32:       {"ShrR32", (*CPU).opShrR32},
-	uShrR64:       {"ShrR64", (*CPU).opShrR64},
-	uShrM8:        {"ShrM8", (*CPU).opShrM8},
-	uShrM16:       {"ShrM16", (*CPU).opShrM16},
-	uShrM32:       {"ShrM32", (*CPU).opShrM32},
-	uShrM64:       {"ShrM64", (*CPU).opShrM64},
-	uSarR8:        {"SarR8", (*CPU).opSarR8},
-	uSarR16:       {"SarR16", (*CPU).opSarR16},
-	uSarR32:       {"SarR32", (*CPU).opSarR32},
-	uSarR64:       {"SarR64", (*CPU).opSarR64},
-	uSarM8:        {"SarM8", (*CPU).opSarM8},
-	uSarM16:       {"SarM16", (*CPU).opSarM16},
-	uSarM32:       {"SarM32", (*CPU).opSarM32},
-	uSarM64:       {"SarM64", (*CPU).opSarM64},
 	uIncR8:        {"IncR8", (*CPU).opIncR8},
 	uIncR16:       {"IncR16", (*CPU).opIncR16},
 	uIncR32:       {"IncR32", (*CPU).opIncR32},
@@ -734,6 +705,56 @@ var micro = [numOpcodes]struct {
 	uNotM16:       {"NotM16", (*CPU).opNotM16},
 	uNotM32:       {"NotM32", (*CPU).opNotM32},
 	uNotM64:       {"NotM64", (*CPU).opNotM64},
+	uRolR8:        {"RolR8", (*CPU).opRolR8},
+	uRolR16:       {"RolR16", (*CPU).opRolR16},
+	uRolR32:       {"RolR32", (*CPU).opRolR32},
+	uRolR64:       {"RolR64", (*CPU).opRolR64},
+	uRolM8:        {"RolM8", (*CPU).opRolM8},
+	uRolM16:       {"RolM16", (*CPU).opRolM16},
+	uRolM32:       {"RolM32", (*CPU).opRolM32},
+	uRolM64:       {"RolM64", (*CPU).opRolM64},
+	uRolI32:       {"RolI32", (*CPU).opRolI32},
+	uRolI64:       {"RolI64", (*CPU).opRolI64},
+	uRorR8:        {"RorR8", (*CPU).opRorR8},
+	uRorR16:       {"RorR16", (*CPU).opRorR16},
+	uRorR32:       {"RorR32", (*CPU).opRorR32},
+	uRorR64:       {"RorR64", (*CPU).opRorR64},
+	uRorM8:        {"RorM8", (*CPU).opRorM8},
+	uRorM16:       {"RorM16", (*CPU).opRorM16},
+	uRorM32:       {"RorM32", (*CPU).opRorM32},
+	uRorM64:       {"RorM64", (*CPU).opRorM64},
+	uRorI32:       {"RorI32", (*CPU).opRorI32},
+	uRorI64:       {"RorI64", (*CPU).opRorI64},
+	uShlR8:        {"ShlR8", (*CPU).opShlR8},
+	uShlR16:       {"ShlR16", (*CPU).opShlR16},
+	uShlR32:       {"ShlR32", (*CPU).opShlR32},
+	uShlR64:       {"ShlR64", (*CPU).opShlR64},
+	uShlM8:        {"ShlM8", (*CPU).opShlM8},
+	uShlM16:       {"ShlM16", (*CPU).opShlM16},
+	uShlM32:       {"ShlM32", (*CPU).opShlM32},
+	uShlM64:       {"ShlM64", (*CPU).opShlM64},
+	uShlI32:       {"ShlI32", (*CPU).opShlI32},
+	uShlI64:       {"ShlI64", (*CPU).opShlI64},
+	uShrR8:        {"ShrR8", (*CPU).opShrR8},
+	uShrR16:       {"ShrR16", (*CPU).opShrR16},
+	uShrR32:       {"ShrR32", (*CPU).opShrR32},
+	uShrR64:       {"ShrR64", (*CPU).opShrR64},
+	uShrM8:        {"ShrM8", (*CPU).opShrM8},
+	uShrM16:       {"ShrM16", (*CPU).opShrM16},
+	uShrM32:       {"ShrM32", (*CPU).opShrM32},
+	uShrM64:       {"ShrM64", (*CPU).opShrM64},
+	uShrI32:       {"ShrI32", (*CPU).opShrI32},
+	uShrI64:       {"ShrI64", (*CPU).opShrI64},
+	uSarR8:        {"SarR8", (*CPU).opSarR8},
+	uSarR16:       {"SarR16", (*CPU).opSarR16},
+	uSarR32:       {"SarR32", (*CPU).opSarR32},
+	uSarR64:       {"SarR64", (*CPU).opSarR64},
+	uSarM8:        {"SarM8", (*CPU).opSarM8},
+	uSarM16:       {"SarM16", (*CPU).opSarM16},
+	uSarM32:       {"SarM32", (*CPU).opSarM32},
+	uSarM64:       {"SarM64", (*CPU).opSarM64},
+	uSarI32:       {"SarI32", (*CPU).opSarI32},
+	uSarI64:       {"SarI64", (*CPU).opSarI64},
 	uMov8:         {"Mov8", (*CPU).opMov8},
 	uMov16:        {"Mov16", (*CPU).opMov16},
 	uMov32:        {"Mov32", (*CPU).opMov32},
@@ -2200,6 +2221,24 @@ func (c *CPU) opRolM64(u *uop) bool {
 	return c.modify(c.ea(u), c.r[u.src]+u.imm, 64, (*CPU).rol)
 }
 
+func (c *CPU) opRolI32(u *uop) bool {
+	a, n := uint32(c.r[u.dst]), u.imm&63
+	r := bits.RotateLeft32(a, int(n))
+	v := uint64(int32(r))
+	c.setCFOF(uint64(r), uint64(r^r>>(32-1)))
+	c.set32(u.dst, v)
+	return true
+}
+
+func (c *CPU) opRolI64(u *uop) bool {
+	a, n := uint64(c.r[u.dst]), u.imm&63
+	r := bits.RotateLeft64(a, int(n))
+	v := uint64(int64(r))
+	c.setCFOF(uint64(r), uint64(r^r>>(64-1)))
+	c.set64(u.dst, v)
+	return true
+}
+
 func (c *CPU) opRorR8(u *uop) bool {
 	c.set8(u.dst, c.ror(c.r[u.dst], c.r[u.src]+u.imm, 8))
 	return true
@@ -2234,6 +2273,24 @@ func (c *CPU) opRorR64(u *uop) bool {
 
 func (c *CPU) opRorM64(u *uop) bool {
 	return c.modify(c.ea(u), c.r[u.src]+u.imm, 64, (*CPU).ror)
+}
+
+func (c *CPU) opRorI32(u *uop) bool {
+	a, n := uint32(c.r[u.dst]), u.imm&63
+	r := bits.RotateLeft32(a, -int(n))
+	v := uint64(int32(r))
+	c.setCFOF(uint64(r>>(32-1)), uint64(r>>(32-1)^r>>(32-2)))
+	c.set32(u.dst, v)
+	return true
+}
+
+func (c *CPU) opRorI64(u *uop) bool {
+	a, n := uint64(c.r[u.dst]), u.imm&63
+	r := bits.RotateLeft64(a, -int(n))
+	v := uint64(int64(r))
+	c.setCFOF(uint64(r>>(64-1)), uint64(r>>(64-1)^r>>(64-2)))
+	c.set64(u.dst, v)
+	return true
 }
 
 func (c *CPU) opShlR8(u *uop) bool {
@@ -2272,6 +2329,24 @@ func (c *CPU) opShlM64(u *uop) bool {
 	return c.modify(c.ea(u), c.r[u.src]+u.imm, 64, (*CPU).shl)
 }
 
+func (c *CPU) opShlI32(u *uop) bool {
+	a, n := uint32(c.r[u.dst]), u.imm&63
+	r := a << n
+	v := uint64(int32(r))
+	c.flagsShift(v, uint64(a>>((32-n)&63)), uint64(a>>((32-n)&63)^r>>(32-1)))
+	c.set32(u.dst, v)
+	return true
+}
+
+func (c *CPU) opShlI64(u *uop) bool {
+	a, n := uint64(c.r[u.dst]), u.imm&63
+	r := a << n
+	v := uint64(int64(r))
+	c.flagsShift(v, uint64(a>>((64-n)&63)), uint64(a>>((64-n)&63)^r>>(64-1)))
+	c.set64(u.dst, v)
+	return true
+}
+
 func (c *CPU) opShrR8(u *uop) bool {
 	c.set8(u.dst, c.shr(c.r[u.dst], c.r[u.src]+u.imm, 8))
 	return true
@@ -2308,6 +2383,24 @@ func (c *CPU) opShrM64(u *uop) bool {
 	return c.modify(c.ea(u), c.r[u.src]+u.imm, 64, (*CPU).shr)
 }
 
+func (c *CPU) opShrI32(u *uop) bool {
+	a, n := uint32(c.r[u.dst]), u.imm&63
+	r := a >> n
+	v := uint64(int32(r))
+	c.flagsShift(v, uint64(a>>((n-1)&63)), uint64(a>>((n-1)&63)>>(32-1)))
+	c.set32(u.dst, v)
+	return true
+}
+
+func (c *CPU) opShrI64(u *uop) bool {
+	a, n := uint64(c.r[u.dst]), u.imm&63
+	r := a >> n
+	v := uint64(int64(r))
+	c.flagsShift(v, uint64(a>>((n-1)&63)), uint64(a>>((n-1)&63)>>(64-1)))
+	c.set64(u.dst, v)
+	return true
+}
+
 func (c *CPU) opSarR8(u *uop) bool {
 	c.set8(u.dst, c.sar(c.r[u.dst], c.r[u.src]+u.imm, 8))
 	return true
@@ -2342,6 +2435,24 @@ func (c *CPU) opSarR64(u *uop) bool {
 
 func (c *CPU) opSarM64(u *uop) bool {
 	return c.modify(c.ea(u), c.r[u.src]+u.imm, 64, (*CPU).sar)
+}
+
+func (c *CPU) opSarI32(u *uop) bool {
+	a, n := uint32(c.r[u.dst]), u.imm&63
+	r := uint32(int32(a) >> n)
+	v := uint64(int32(r))
+	c.flagsShift(v, uint64(int32(a)>>((n-1)&63)), uint64(0))
+	c.set32(u.dst, v)
+	return true
+}
+
+func (c *CPU) opSarI64(u *uop) bool {
+	a, n := uint64(c.r[u.dst]), u.imm&63
+	r := uint64(int64(a) >> n)
+	v := uint64(int64(r))
+	c.flagsShift(v, uint64(int64(a)>>((n-1)&63)), uint64(0))
+	c.set64(u.dst, v)
+	return true
 }
 
 func (c *CPU) opIncR8(u *uop) bool {

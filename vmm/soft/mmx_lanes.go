@@ -65,25 +65,12 @@ func average(a, b, h uint64, w uint) uint64 {
 	return (a | b) - (a^b)&^(h>>(w-1))>>1
 }
 
-// each8 applies f to each pair of bytes.
-func each8(a, b uint64, f func(a, b uint8) uint8) (v uint64) {
-	for i := 0; i < 64; i += 8 {
-		v |= uint64(f(uint8(a>>i), uint8(b>>i))) << i
-	}
-	return v
-}
-
 // each16 applies f to each pair of words.
 func each16(a, b uint64, f func(a, b uint16) uint16) (v uint64) {
 	for i := 0; i < 64; i += 16 {
 		v |= uint64(f(uint16(a>>i), uint16(b>>i))) << i
 	}
 	return v
-}
-
-// each32 applies f to each pair of doublewords.
-func each32(a, b uint64, f func(a, b uint32) uint32) uint64 {
-	return uint64(f(uint32(a), uint32(b))) | uint64(f(uint32(a>>32), uint32(b>>32)))<<32
 }
 
 // absolute is the magnitude of signed lanes; that of the smallest value is itself.

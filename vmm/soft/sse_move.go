@@ -278,26 +278,30 @@ func (c *CPU) opStore32V(u *uop) bool { return c.store32(c.ea(u), uint32(c.fpu.v
 // of those of the second one select.
 func lowerMaskedStore(l *lowerer) {
 	l.need()
-	const rDI = 7
-	l.in.Mem.Base, l.in.Mem.Index, l.in.Mem.Disp = rDI, x86.NoReg, 0
-	size := l.in.Arg[0].Size
-	u := uop{op: uMaskedStore, dst: l.vector(0, false), src: l.vector(1, false), imm: uint64(size)}
 	if l.in.Arg[0].Kind == x86.MMX {
 		l.emit(uop{op: uEnterMMX})
 	}
-	l.address(&u, size, writeFirst)
+	const rDI = 7
+	l.in.Mem.Base, l.in.Mem.Index, l.in.Mem.Disp = rDI, x86.NoReg, 0
+	dst, src := l.vector(0, false), l.vector(1, false)
+	u := l.bareUop(execMaskedStore, uInst)
+	u.dst, u.src = dst, src
+	l.address(&u, 0, readOnly)
 	l.emit(u)
 }
 
-// opMaskedStore stores those of the low imm bytes of v[dst] whose bytes in v[src] have their top bit set.
-func (c *CPU) opMaskedStore(u *uop) bool {
-	x, m := c.fpu.v[u.dst&31], c.fpu.v[u.src&31]
-	a := c.ea(u)
-	if !c.probe(a, u.imm) {
-		return false
+// execMaskedStore stores from v[dst], as v[src] selects. What a fault is about shows that silicon makes stores of 8 bytes,
+// whatever the mask is.
+func execMaskedStore(c *CPU, u *uop, in *x86.Inst) bool {
+	size := uint64(in.Arg[0].Size)
+	for o := uint64(0); o < size; o += 8 {
+		if !c.checkPart(u, in, o, 8, c.userAccess()|accWrite) {
+			return false
+		}
 	}
-	for i := range uint8(u.imm) {
-		if shiftBytesRight(m, i).lo&0x80 != 0 && !c.store8(a+uint64(i), uint8(shiftBytesRight(x, i).lo)) {
+	x, m, a := c.fpu.v[u.dst&31], c.fpu.v[u.src&31], c.ea(u)
+	for i := range uint8(size) {
+		if shiftBytesRight(m, i).lo&0x80 != 0 && !c.store8(c.linear(a+uint64(i)), uint8(shiftBytesRight(x, i).lo)) {
 			return false
 		}
 	}

@@ -480,12 +480,11 @@ func (f *fpu) source() (x float.F80, ok bool) {
 	return f.get(0), true
 }
 
-// execStore executes what stores ST(0) to memory, and pops all but FST and FIST.
+// execStore executes what stores ST(0) to memory, and pops all but FST and FIST. The operand has to be there even if an
+// unmasked exception keeps it from being written.
 func execStore(c *CPU, u *uop, in *x86.Inst) bool {
 	p, size, a := &c.fpu, mem(in).Size, c.ea(u)
-	if !c.probe(a, uint64(size)) {
-		return false
-	}
+	before := p.sw
 	x, ok := indefinite, true
 	empty := p.empty(0)
 	if empty {
@@ -494,37 +493,43 @@ func execStore(c *CPU, u *uop, in *x86.Inst) bool {
 		x = p.get(0)
 	}
 	var b [10]byte
+	var v uint64
 	e := p.begin()
 	switch {
 	case in.Op == x86.FBSTP:
 		b = e.StoreBCD(x)
 	case in.Op == x86.FIST || in.Op == x86.FISTP:
-		putLittle(b[:], uint64(e.StoreInt(x, uint(size)*8, e.Round)))
+		v = uint64(e.StoreInt(x, uint(size)*8, e.Round))
 	case in.Op == x86.FISTTP:
-		putLittle(b[:], uint64(e.StoreInt(x, uint(size)*8, float.Zero)))
+		v = uint64(e.StoreInt(x, uint(size)*8, float.Zero))
 	case size == 4:
-		putLittle(b[:], uint64(e.Store32(x)))
+		v = uint64(e.Store32(x))
 	case size == 8:
-		putLittle(b[:], e.Store64(x))
+		v = e.Store64(x)
 	default:
 		putF80(b[:], x)
 	}
 	if !empty {
 		ok = p.endStore()
 	}
-	if !ok {
-		return true
+	var there bool
+	switch {
+	case !ok:
+		there = c.probe(a, uint64(size))
+	case size == 10:
+		there = c.storeBlock(a, b[:])
+	default:
+		there = c.store(a, v, size)
 	}
-	if !c.storeBlock(a, b[:size]) {
+	if !there {
+		p.sw = before
 		return false
 	}
-	if in.Op != x86.FST && in.Op != x86.FIST {
+	if ok && in.Op != x86.FST && in.Op != x86.FIST {
 		p.pop()
 	}
 	return true
 }
-
-func putLittle(b []byte, v uint64) { binary.LittleEndian.PutUint64(b, v) }
 
 func putF80(b []byte, x float.F80) {
 	binary.LittleEndian.PutUint64(b, x.Frac)

@@ -2,7 +2,9 @@ package soft
 
 import (
 	"encoding/binary"
+	"math"
 
+	"ftvm/vmm"
 	"ftvm/vmm/soft/float"
 	"ftvm/vmm/soft/x86"
 )
@@ -15,13 +17,13 @@ var stateLowering = []lowerEntry{
 	{x86.FFREEP, x87Control(uCheckWaiting, execFFREE)},
 	{x86.FNOP, x87Control(uCheckWaiting, doNothing)},
 	{x86.FLDCW, x87Control(uCheckWaiting, execFLDCW)},
-	{x86.FLDENV, x87Control(uCheckWaiting, execFLDENV)},
-	{x86.FRSTOR, x87Control(uCheckWaiting, execFRSTOR)},
+	{x86.FLDENV, image(uCheckWaiting, execFLDENV)},
+	{x86.FRSTOR, image(uCheckWaiting, execFRSTOR)},
 	{x86.FWAIT, lowerFWAIT},
 	{x86.FNSTCW, stores(uCheckX87, execFNSTCW)},
 	{x86.FNSTSW, stores(uCheckX87, execFNSTSW)},
-	{x86.FNSTENV, stores(uCheckX87, execFNSTENV)},
-	{x86.FNSAVE, stores(uCheckX87, execFNSAVE)},
+	{x86.FNSTENV, image(uCheckX87, execFNSTENV)},
+	{x86.FNSAVE, image(uCheckX87, execFNSAVE)},
 	{x86.FNCLEX, x87Control(uCheckX87, execFNCLEX)},
 	{x86.FNINIT, x87Control(uCheckX87, execFNINIT)},
 	// What the 8087 and 80287 did is done no more.
@@ -30,8 +32,8 @@ var stateLowering = []lowerEntry{
 	{x86.FNSETPM, x87Control(uCheckX87, doNothing)},
 
 	{x86.EMMS, lowerEMMS},
-	{x86.FXSAVE, stores(uCheckFX, execFXSAVE)},
-	{x86.FXRSTOR, x87Control(uCheckFX, execFXRSTOR)},
+	{x86.FXSAVE, image(uCheckFX, execFXSAVE)},
+	{x86.FXRSTOR, image(uCheckFX, execFXRSTOR)},
 	{x86.LDMXCSR, lowerLDMXCSR},
 	{x86.STMXCSR, lowerSTMXCSR},
 }
@@ -49,6 +51,16 @@ func stores(check opcode, fn execFunc) lowerFunc {
 	return func(l *lowerer) {
 		l.emit(uop{op: check})
 		l.whole(fn)
+	}
+}
+
+// image lowers one that reads or writes an image of state. fn has to look at segment limits.
+func image(check opcode, fn execFunc) lowerFunc {
+	return func(l *lowerer) {
+		l.emit(uop{op: check})
+		u := l.bareUop(fn, uInst)
+		l.address(&u, 0, readOnly)
+		l.emit(u)
 	}
 }
 
@@ -180,33 +192,53 @@ func (f *fpu) loadEnv(in *x86.Inst, p []byte) {
 	f.ip, f.dp = uint64(get(3)), uint64(get(5))
 }
 
-// loadImage reads the image of an environment or of all state from linear address a, of which elements have size bytes.
-func (c *CPU) loadImage(a uint64, p []byte, size uint64) bool {
-	return c.checkImage(a, uint64(len(p)), size, c.userAccess()) && c.loadBlock(a, p)
-}
-
-// storeImage writes one.
-func (c *CPU) storeImage(a uint64, p []byte, size uint64) bool {
-	return c.checkImage(a, uint64(len(p)), size, c.userAccess()|accWrite) && c.storeBlock(a, p)
-}
-
-// checkImage looks first at the first element of an image and then at its last byte, as AMD's silicon does: the address of a
-// page fault tells.
-func (c *CPU) checkImage(a, n, size uint64, acc access) bool {
-	_, ok := c.span(a, size, acc)
-	return ok && c.checkLast(a, n, acc)
-}
-
-// checkLast looks at the last of n bytes: where FXSAVE and FXRSTOR look first.
-func (c *CPU) checkLast(a, n uint64, acc access) bool {
-	_, ok := c.span(c.linear(a+n-1), 1, acc)
+// checkPart checks an access to n bytes at offset o of the image that u's memory operand is. The offset wraps
+// around as addresses of the instruction's address size do.
+func (c *CPU) checkPart(u *uop, in *x86.Inst, o, n uint64, acc access) bool {
+	a, ok := (c.dataOffset(u, in)+o)&(1<<(8*in.AddrSize)-1), true
+	switch {
+	case c.mode != x86.Mode64:
+		a, ok = c.segmented(in.Mem.Seg, a, n, acc&accWrite != 0)
+	case in.Mem.Seg >= vmm.FS:
+		a += c.seg[in.Mem.Seg].Base
+	}
+	if ok {
+		_, ok = c.span(a, n, acc)
+	}
 	return ok
+}
+
+// checkEnv checks an access to the image of an environment, or of all state, of n bytes in all. The first element comes
+// first, then the last byte, and then all others, as on AMD's silicon: the exception tells.
+func (c *CPU) checkEnv(u *uop, in *x86.Inst, n uint64, acc access) bool {
+	size := envSize(in) / 7
+	if !c.checkPart(u, in, 0, size, acc) || !c.checkPart(u, in, n-1, 1, acc) {
+		return false
+	}
+	// A segment's limit matters to each of them.
+	for o := size; o < n && c.mode != x86.Mode64; o += size {
+		if o == envSize(in) {
+			size = 10
+		}
+		if _, ok := c.segmented(in.Mem.Seg, (c.dataOffset(u, in)+o)&math.MaxUint32, size, acc&accWrite != 0); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *CPU) loadEnv(u *uop, in *x86.Inst, p []byte) bool {
+	return c.checkEnv(u, in, uint64(len(p)), c.userAccess()) && c.loadBlock(c.ea(u), p)
+}
+
+func (c *CPU) storeEnv(u *uop, in *x86.Inst, p []byte) bool {
+	return c.checkEnv(u, in, uint64(len(p)), c.userAccess()|accWrite) && c.storeBlock(c.ea(u), p)
 }
 
 func execFNSTENV(c *CPU, u *uop, in *x86.Inst) bool {
 	var p [envSize32]byte
 	n := c.fpu.saveEnv(in, p[:])
-	if !c.storeImage(c.ea(u), p[:n], n/7) {
+	if !c.storeEnv(u, in, p[:n]) {
 		return false
 	}
 	c.fpu.setControl(c.fpu.cw | fpFlags)
@@ -215,8 +247,7 @@ func execFNSTENV(c *CPU, u *uop, in *x86.Inst) bool {
 
 func execFLDENV(c *CPU, u *uop, in *x86.Inst) bool {
 	var p [envSize32]byte
-	n := envSize(in)
-	if !c.loadImage(c.ea(u), p[:n], n/7) {
+	if !c.loadEnv(u, in, p[:envSize(in)]) {
 		return false
 	}
 	c.fpu.loadEnv(in, p[:])
@@ -232,7 +263,7 @@ func execFNSAVE(c *CPU, u *uop, in *x86.Inst) bool {
 	for i := range uint8(8) {
 		putF80(p[n+10*uint64(i):], c.fpu.get(i))
 	}
-	if !c.storeImage(c.ea(u), p[:n+saveSize], n/7) {
+	if !c.storeEnv(u, in, p[:n+saveSize]) {
 		return false
 	}
 	c.fpu.reset()
@@ -242,7 +273,7 @@ func execFNSAVE(c *CPU, u *uop, in *x86.Inst) bool {
 func execFRSTOR(c *CPU, u *uop, in *x86.Inst) bool {
 	var p [envSize32 + saveSize]byte
 	n := envSize(in)
-	if !c.loadImage(c.ea(u), p[:n+saveSize], n/7) {
+	if !c.loadEnv(u, in, p[:n+saveSize]) {
 		return false
 	}
 	f := &c.fpu
@@ -273,42 +304,40 @@ func (c *CPU) visibleXMM() int {
 	return 8
 }
 
-// fxAddress is the linear address of the memory operand of FXSAVE or FXRSTOR, of which the last byte is looked at
-// first.
-func (c *CPU) fxAddress(u *uop, in *x86.Inst, acc access) (a uint64, ok bool) {
-	if c.mode == x86.Mode64 {
-		a = c.ea(u)
-	} else if a, ok = c.segmented(in.Mem.Seg, c.dataOffset(u, in), fxSize, acc&accWrite != 0); !ok {
-		return 0, false
+// checkFX checks an access to the image of FXSAVE, of which the last byte is looked at first once the address is known to be
+// good.
+func (c *CPU) checkFX(u *uop, in *x86.Inst, acc access) bool {
+	if c.mode != x86.Mode64 {
+		if _, ok := c.segmented(in.Mem.Seg, c.dataOffset(u, in), 4, acc&accWrite != 0); !ok {
+			return false
+		}
 	}
-	switch {
+	switch a := c.ea(u); {
 	case !canonical(a):
-		return 0, c.badAddress(a)
-	case a&15 != 0 && c.aligned:
-		return 0, c.faultCode(excAC, 0)
+		return c.badAddress(a)
+	case a&3 != 0 && c.aligned:
+		return c.faultCode(excAC, 0)
 	case a&15 != 0:
-		return 0, c.faultCode(excGP, 0)
+		return c.faultCode(excGP, 0)
 	}
-	return a, c.checkLast(a, fxSize, acc)
+	return c.checkPart(u, in, fxSize-1, 1, acc) && c.checkPart(u, in, 0, 16, acc)
 }
 
 // execFXSAVE writes what saveFX does, up to the last XMM register. Addresses have 64 bits with FXSAVE64,
 // else 32 (SDM vol. 1, table 10-2, and vol. 2A, FXSAVE).
 func execFXSAVE(c *CPU, u *uop, in *x86.Inst) bool {
-	a, ok := c.fxAddress(u, in, c.userAccess()|accWrite)
-	if !ok {
+	if !c.checkFX(u, in, c.userAccess()|accWrite) {
 		return false
 	}
 	var p [fxSize]byte
 	c.saveFX(&p)
 	narrowFX(in, &p)
-	return c.storeBlock(a, p[:fxXMM+16*c.visibleXMM()])
+	return c.storeBlock(c.ea(u), p[:fxXMM+16*c.visibleXMM()])
 }
 
 func execFXRSTOR(c *CPU, u *uop, in *x86.Inst) bool {
-	a, ok := c.fxAddress(u, in, c.userAccess())
 	var p [fxSize]byte
-	if !ok || !c.loadBlock(a, p[:]) {
+	if !c.checkFX(u, in, c.userAccess()) || !c.loadBlock(c.ea(u), p[:]) {
 		return false
 	}
 	if binary.LittleEndian.Uint32(p[fxMXCSR:])&^mxcsrMask != 0 {
