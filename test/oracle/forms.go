@@ -180,8 +180,8 @@ CALL  E8    Jz        step branch stack
 CALL  FF/2  Ev        step branch call
 RET   C3    -         step branch ret
 RET   C2    Iw        step branch ret
-LOOPNE E0   Jb        step branch loop
-LOOPE E1    Jb        step branch loop
+LOOPNE E0   Jb        step branch loop alone
+LOOPE E1    Jb        step branch loop alone
 LOOP  E2    Jb        step branch loop
 JRCXZ E3    Jb        step branch loop
 MOVS  A4    Yb,Xb     rep step

@@ -179,8 +179,9 @@ func (r *Recorder) read(o *Outcome) error {
 	for _, m := range alwaysMasked {
 		clear(o.FX[m[0]:][:m[1]])
 	}
-	// Linux sets P in the error code for addresses of the kernel, not to tell what is there.
-	if o.Vector == vecPF && o.CR2 >= 1<<47 {
+	// Linux sets P in the error code for addresses of the kernel, which begin with the last page of the
+	// lower half, not to tell what is there.
+	if o.Vector == vecPF && o.CR2 >= 1<<47-PageSize {
 		o.Error &^= 1
 	}
 

@@ -26,5 +26,5 @@
 //
 // As vmm.Engine says: one goroutine, except for Kick.
 //
-// Read cpu.go first, then block.go, uop.go and flags.go; mmu.go for translation, exception.go for delivery.
+// Read cpu.go first, then block.go, uop.go, flags.go and micro.go (gen.go makes most micro-operations); mmu.go for translation, exception.go for delivery.
 package soft

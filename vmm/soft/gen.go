@@ -168,16 +168,22 @@ func get(w string) string {
 	return "uint64(binary.LittleEndian.Uint" + w + "(p[:]))"
 }
 
+// size is the number of bytes in a word of w bits.
+func size(w string) string {
+	return map[string]string{"8": "1", "16": "2", "32": "4", "64": "8"}[w]
+}
+
 var funcs = template.FuncMap{
 	"operator": operator,
 	"in":       in,
 	"get":      get,
+	"size":     size,
 	// load makes v the memory operand of w bits, extended with zeroes. It spells out what load8 to load64
 	// do, which are not inlined.
 	"load": func(w string) string {
 		return "a, v := c.ea(u), uint64(0)\n" +
 			"if p := c.read" + w + "(a); p != nil {\nv = " + get(w) +
-			"\n} else {\nvar ok bool\nif v, ok = c.loadSlow(a, " + w + "/8); !ok {\nreturn false\n}\n}"
+			"\n} else {\nvar ok bool\nif v, ok = c.loadSlow(a, " + size(w) + "); !ok {\nreturn false\n}\n}"
 	},
 	// put writes a word of w bits at p.
 	"put": func(w, v string) string {
@@ -326,7 +332,7 @@ func (c *CPU) opStore{{$w}}(u *uop) bool {
 		{{put $w "c.r[u.src]+u.imm"}}
 		return true
 	}
-	return c.storeSlow(a, c.r[u.src]+u.imm, {{$w}}/8)
+	return c.storeSlow(a, c.r[u.src]+u.imm, {{size $w}})
 }
 {{end}}
 

@@ -1148,7 +1148,7 @@ func (c *CPU) opAddL8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -1176,7 +1176,7 @@ func (c *CPU) opAddL16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -1204,7 +1204,7 @@ func (c *CPU) opAddL32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -1232,7 +1232,7 @@ func (c *CPU) opAddL64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -1260,7 +1260,7 @@ func (c *CPU) opOrL8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -1288,7 +1288,7 @@ func (c *CPU) opOrL16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -1316,7 +1316,7 @@ func (c *CPU) opOrL32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -1344,7 +1344,7 @@ func (c *CPU) opOrL64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -1372,7 +1372,7 @@ func (c *CPU) opAdcL8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -1400,7 +1400,7 @@ func (c *CPU) opAdcL16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -1428,7 +1428,7 @@ func (c *CPU) opAdcL32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -1456,7 +1456,7 @@ func (c *CPU) opAdcL64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -1484,7 +1484,7 @@ func (c *CPU) opSbbL8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -1512,7 +1512,7 @@ func (c *CPU) opSbbL16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -1540,7 +1540,7 @@ func (c *CPU) opSbbL32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -1568,7 +1568,7 @@ func (c *CPU) opSbbL64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -1596,7 +1596,7 @@ func (c *CPU) opAndL8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -1624,7 +1624,7 @@ func (c *CPU) opAndL16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -1652,7 +1652,7 @@ func (c *CPU) opAndL32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -1680,7 +1680,7 @@ func (c *CPU) opAndL64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -1708,7 +1708,7 @@ func (c *CPU) opSubL8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -1736,7 +1736,7 @@ func (c *CPU) opSubL16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -1764,7 +1764,7 @@ func (c *CPU) opSubL32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -1792,7 +1792,7 @@ func (c *CPU) opSubL64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -1820,7 +1820,7 @@ func (c *CPU) opXorL8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -1848,7 +1848,7 @@ func (c *CPU) opXorL16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -1876,7 +1876,7 @@ func (c *CPU) opXorL32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -1904,7 +1904,7 @@ func (c *CPU) opXorL64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -1932,7 +1932,7 @@ func (c *CPU) opCmpL8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -1946,7 +1946,7 @@ func (c *CPU) opCmpM8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -1965,7 +1965,7 @@ func (c *CPU) opCmpL16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -1979,7 +1979,7 @@ func (c *CPU) opCmpM16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -1998,7 +1998,7 @@ func (c *CPU) opCmpL32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -2012,7 +2012,7 @@ func (c *CPU) opCmpM32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -2031,7 +2031,7 @@ func (c *CPU) opCmpL64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -2045,7 +2045,7 @@ func (c *CPU) opCmpM64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -2064,7 +2064,7 @@ func (c *CPU) opTestL8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -2078,7 +2078,7 @@ func (c *CPU) opTestM8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -2097,7 +2097,7 @@ func (c *CPU) opTestL16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -2111,7 +2111,7 @@ func (c *CPU) opTestM16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -2130,7 +2130,7 @@ func (c *CPU) opTestL32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -2144,7 +2144,7 @@ func (c *CPU) opTestM32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -2163,7 +2163,7 @@ func (c *CPU) opTestL64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -2177,7 +2177,7 @@ func (c *CPU) opTestM64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -2690,7 +2690,7 @@ func (c *CPU) opLoad8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -2712,7 +2712,7 @@ func (c *CPU) opStore8(u *uop) bool {
 		p[0] = uint8(c.r[u.src] + u.imm)
 		return true
 	}
-	return c.storeSlow(a, c.r[u.src]+u.imm, 8/8)
+	return c.storeSlow(a, c.r[u.src]+u.imm, 1)
 }
 
 func (c *CPU) opMov16(u *uop) bool {
@@ -2726,7 +2726,7 @@ func (c *CPU) opLoad16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -2748,7 +2748,7 @@ func (c *CPU) opStore16(u *uop) bool {
 		binary.LittleEndian.PutUint16(p[:], uint16(c.r[u.src]+u.imm))
 		return true
 	}
-	return c.storeSlow(a, c.r[u.src]+u.imm, 16/8)
+	return c.storeSlow(a, c.r[u.src]+u.imm, 2)
 }
 
 func (c *CPU) opMov32(u *uop) bool {
@@ -2762,7 +2762,7 @@ func (c *CPU) opLoad32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -2784,7 +2784,7 @@ func (c *CPU) opStore32(u *uop) bool {
 		binary.LittleEndian.PutUint32(p[:], uint32(c.r[u.src]+u.imm))
 		return true
 	}
-	return c.storeSlow(a, c.r[u.src]+u.imm, 32/8)
+	return c.storeSlow(a, c.r[u.src]+u.imm, 4)
 }
 
 func (c *CPU) opMov64(u *uop) bool {
@@ -2798,7 +2798,7 @@ func (c *CPU) opLoad64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -2820,7 +2820,7 @@ func (c *CPU) opStore64(u *uop) bool {
 		binary.LittleEndian.PutUint64(p[:], uint64(c.r[u.src]+u.imm))
 		return true
 	}
-	return c.storeSlow(a, c.r[u.src]+u.imm, 64/8)
+	return c.storeSlow(a, c.r[u.src]+u.imm, 8)
 }
 
 func (c *CPU) opMovzx8(u *uop) bool {
@@ -2834,7 +2834,7 @@ func (c *CPU) opLoadzx8(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -2853,7 +2853,7 @@ func (c *CPU) opLoadzx16(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -2872,7 +2872,7 @@ func (c *CPU) opLoadsx8to32(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -2891,7 +2891,7 @@ func (c *CPU) opLoadsx16to32(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -2910,7 +2910,7 @@ func (c *CPU) opLoadsx8to64(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -2929,7 +2929,7 @@ func (c *CPU) opLoadsx16to64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -2948,7 +2948,7 @@ func (c *CPU) opLoadsx32to64(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3576,7 +3576,7 @@ func (c *CPU) opCmpL32JB(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3591,7 +3591,7 @@ func (c *CPU) opCmpL32JAE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3606,7 +3606,7 @@ func (c *CPU) opCmpL32JE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3620,7 +3620,7 @@ func (c *CPU) opCmpL32JNE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3634,7 +3634,7 @@ func (c *CPU) opCmpL32JBE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3649,7 +3649,7 @@ func (c *CPU) opCmpL32JA(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3664,7 +3664,7 @@ func (c *CPU) opCmpL32JS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3678,7 +3678,7 @@ func (c *CPU) opCmpL32JNS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3692,7 +3692,7 @@ func (c *CPU) opCmpL32JL(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3707,7 +3707,7 @@ func (c *CPU) opCmpL32JGE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3722,7 +3722,7 @@ func (c *CPU) opCmpL32JLE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3737,7 +3737,7 @@ func (c *CPU) opCmpL32JG(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -3752,7 +3752,7 @@ func (c *CPU) opCmpL64JB(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3767,7 +3767,7 @@ func (c *CPU) opCmpL64JAE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3782,7 +3782,7 @@ func (c *CPU) opCmpL64JE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3796,7 +3796,7 @@ func (c *CPU) opCmpL64JNE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3810,7 +3810,7 @@ func (c *CPU) opCmpL64JBE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3825,7 +3825,7 @@ func (c *CPU) opCmpL64JA(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3840,7 +3840,7 @@ func (c *CPU) opCmpL64JS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3854,7 +3854,7 @@ func (c *CPU) opCmpL64JNS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3868,7 +3868,7 @@ func (c *CPU) opCmpL64JL(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3883,7 +3883,7 @@ func (c *CPU) opCmpL64JGE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3898,7 +3898,7 @@ func (c *CPU) opCmpL64JLE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3913,7 +3913,7 @@ func (c *CPU) opCmpL64JG(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -3928,7 +3928,7 @@ func (c *CPU) opCmpM8JB(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -3943,7 +3943,7 @@ func (c *CPU) opCmpM8JAE(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -3958,7 +3958,7 @@ func (c *CPU) opCmpM8JE(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -3972,7 +3972,7 @@ func (c *CPU) opCmpM8JNE(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -3986,7 +3986,7 @@ func (c *CPU) opCmpM8JBE(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4001,7 +4001,7 @@ func (c *CPU) opCmpM8JA(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4016,7 +4016,7 @@ func (c *CPU) opCmpM8JS(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4030,7 +4030,7 @@ func (c *CPU) opCmpM8JNS(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4044,7 +4044,7 @@ func (c *CPU) opCmpM8JL(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4059,7 +4059,7 @@ func (c *CPU) opCmpM8JGE(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4074,7 +4074,7 @@ func (c *CPU) opCmpM8JLE(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4089,7 +4089,7 @@ func (c *CPU) opCmpM8JG(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4104,7 +4104,7 @@ func (c *CPU) opCmpM16JB(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4119,7 +4119,7 @@ func (c *CPU) opCmpM16JAE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4134,7 +4134,7 @@ func (c *CPU) opCmpM16JE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4148,7 +4148,7 @@ func (c *CPU) opCmpM16JNE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4162,7 +4162,7 @@ func (c *CPU) opCmpM16JBE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4177,7 +4177,7 @@ func (c *CPU) opCmpM16JA(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4192,7 +4192,7 @@ func (c *CPU) opCmpM16JS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4206,7 +4206,7 @@ func (c *CPU) opCmpM16JNS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4220,7 +4220,7 @@ func (c *CPU) opCmpM16JL(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4235,7 +4235,7 @@ func (c *CPU) opCmpM16JGE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4250,7 +4250,7 @@ func (c *CPU) opCmpM16JLE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4265,7 +4265,7 @@ func (c *CPU) opCmpM16JG(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint16(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 16/8); !ok {
+		if v, ok = c.loadSlow(a, 2); !ok {
 			return false
 		}
 	}
@@ -4280,7 +4280,7 @@ func (c *CPU) opCmpM32JB(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4295,7 +4295,7 @@ func (c *CPU) opCmpM32JAE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4310,7 +4310,7 @@ func (c *CPU) opCmpM32JE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4324,7 +4324,7 @@ func (c *CPU) opCmpM32JNE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4338,7 +4338,7 @@ func (c *CPU) opCmpM32JBE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4353,7 +4353,7 @@ func (c *CPU) opCmpM32JA(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4368,7 +4368,7 @@ func (c *CPU) opCmpM32JS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4382,7 +4382,7 @@ func (c *CPU) opCmpM32JNS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4396,7 +4396,7 @@ func (c *CPU) opCmpM32JL(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4411,7 +4411,7 @@ func (c *CPU) opCmpM32JGE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4426,7 +4426,7 @@ func (c *CPU) opCmpM32JLE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4441,7 +4441,7 @@ func (c *CPU) opCmpM32JG(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4456,7 +4456,7 @@ func (c *CPU) opCmpM64JB(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4471,7 +4471,7 @@ func (c *CPU) opCmpM64JAE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4486,7 +4486,7 @@ func (c *CPU) opCmpM64JE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4500,7 +4500,7 @@ func (c *CPU) opCmpM64JNE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4514,7 +4514,7 @@ func (c *CPU) opCmpM64JBE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4529,7 +4529,7 @@ func (c *CPU) opCmpM64JA(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4544,7 +4544,7 @@ func (c *CPU) opCmpM64JS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4558,7 +4558,7 @@ func (c *CPU) opCmpM64JNS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4572,7 +4572,7 @@ func (c *CPU) opCmpM64JL(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4587,7 +4587,7 @@ func (c *CPU) opCmpM64JGE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4602,7 +4602,7 @@ func (c *CPU) opCmpM64JLE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4617,7 +4617,7 @@ func (c *CPU) opCmpM64JG(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint64(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 64/8); !ok {
+		if v, ok = c.loadSlow(a, 8); !ok {
 			return false
 		}
 	}
@@ -4722,7 +4722,7 @@ func (c *CPU) opTestM8JE(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4736,7 +4736,7 @@ func (c *CPU) opTestM8JNE(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4750,7 +4750,7 @@ func (c *CPU) opTestM8JS(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4764,7 +4764,7 @@ func (c *CPU) opTestM8JNS(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4778,7 +4778,7 @@ func (c *CPU) opTestM8JLE(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4792,7 +4792,7 @@ func (c *CPU) opTestM8JG(u *uop) bool {
 		v = uint64(p[0])
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 8/8); !ok {
+		if v, ok = c.loadSlow(a, 1); !ok {
 			return false
 		}
 	}
@@ -4806,7 +4806,7 @@ func (c *CPU) opTestM32JE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4820,7 +4820,7 @@ func (c *CPU) opTestM32JNE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4834,7 +4834,7 @@ func (c *CPU) opTestM32JS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4848,7 +4848,7 @@ func (c *CPU) opTestM32JNS(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4862,7 +4862,7 @@ func (c *CPU) opTestM32JLE(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
@@ -4876,7 +4876,7 @@ func (c *CPU) opTestM32JG(u *uop) bool {
 		v = uint64(binary.LittleEndian.Uint32(p[:]))
 	} else {
 		var ok bool
-		if v, ok = c.loadSlow(a, 32/8); !ok {
+		if v, ok = c.loadSlow(a, 4); !ok {
 			return false
 		}
 	}
