@@ -36,7 +36,7 @@ fetch() {
 	cp "$out"/pkg/boot/vmlinuz-* "$out/vmlinuz"
 	[ -d "$out/pkg/lib/modules" ] || ln -s usr/lib "$out/pkg/lib" # newer packages have it merged
 	busybox=$(find "$out/pkg" -type f -name busybox -perm -100)
-	ln "$busybox" "$out/busybox"
+	ln -f "$busybox" "$out/busybox"
 	find "$out/pkg/lib/modules/" -name '*.ko.xz' -exec xz -d {} +
 	"$out/busybox" depmod -b "$out/pkg" "$(release)"
 	for deb in "$out"/debs/*.deb; do

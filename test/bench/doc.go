@@ -1,6 +1,6 @@
-// Command bench measures what replication costs, and how long a takeover takes:
+// Command bench measures what replication costs, how long a takeover takes, and how fast engine soft is:
 //
-//	go run ./test/bench [-quick] [-json] [-rounds N] [-kills N]
+//	go run ./test/bench [-quick] [-json] [-only kvm|soft] [-rounds N] [-kills N] [-linux DIR]
 //
 // It runs the real ftvm with the embedded guest, plain and replicated in turns (both replicas
 // on this machine, over loopback), because the speed of a shared host changes from minute to
@@ -20,5 +20,19 @@
 //   - With each figure stands how much of the CPUs other programs took at the time. A round that they
 //     disturbed is taken again, within limits.
 //
-// Read main.go first, then compare.go.
+// Engine soft is measured with Debian's kernel (`make guest-linux`), in turns with QEMU's compiler (TCG) with and without
+// counting instructions, where these are installed:
+//
+//   - Kernel, initrd, command line and memory are the same. QEMU's CPU has the features, family and model of ours;
+//     other devices and the clock of its machine differ, so boots are alike but not equal. Loads compute the same, or
+//     that is an error.
+//   - Time is that of this host, from the start of the process, or of a load, to the line on the console that tells of the
+//     end. Guest clocks run by instructions in both, and tell nothing.
+//   - A process of ours or of QEMU has one CPU for all its threads.
+//   - Instructions are those between the same lines, in a run within this process whose clock is its
+//     position. Runs in real time have a few more or less, in timer interrupts: below 1 %.
+//   - Memory is what was resident at most, loading included, without the guest's, which is locked.
+//   - A stop and a digest are measured in this process: the functions that ftvm calls at a boundary.
+//
+// Read main.go first, then compare.go; soft.go and soft_linux.go for engine soft.
 package main

@@ -20,7 +20,7 @@ type logRate struct {
 // logRates tells of the busy guests that were compared, at the default epoch, and watches an idle one.
 func logRates(ctx context.Context, lab *harness.Lab, p plan, busy []comparison) (all []logRate, err error) {
 	for _, c := range busy {
-		if c.Epoch != defaultEpoch {
+		if !c.Default {
 			continue
 		}
 		median := func(f func(sample) float64) float64 { return quantile(each(c.Replicated, f), 0.5) }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,8 @@ type plan struct {
 	spare int
 	// shorten divides the number of transactions of each run.
 	shorten int
+	engines []string
+	linux   string // where guests/linux put what it made
 }
 
 var (
@@ -36,15 +39,18 @@ var (
 type result struct {
 	Machine  machine      `json:"machine"`
 	Progress []comparison `json:"progress"`
-	Log      []logRate    `json:"log"`
-	Takeover takeovers    `json:"takeover"`
+	Log      []logRate    `json:"log,omitempty"`
+	Takeover *takeovers   `json:"takeover,omitempty"`
+	Soft     *softResult  `json:"soft,omitempty"`
 }
 
 func main() {
 	asJSON := flag.Bool("json", false, "print the result as JSON, with every single measurement")
-	short := flag.Bool("quick", false, "measure less, in under a minute")
+	short := flag.Bool("quick", false, "measure less")
 	rounds := flag.Int("rounds", 0, "runs of each kind (default 5, quick 2)")
 	kills := flag.Int("kills", 0, "takeovers (default 40, quick 8)")
+	only := flag.String("only", "", "measure one engine: kvm or soft (default both)")
+	linux := flag.String("linux", "guests/linux/out", "where make guest-linux put its kernel and initrd")
 	flag.Parse()
 	p := full
 	if *short {
@@ -55,6 +61,20 @@ func main() {
 	}
 	if *kills > 0 {
 		p.kills = *kills
+	}
+	p.linux = *linux
+	switch *only {
+	case "":
+		p.engines = []string{"kvm", "soft"}
+	case "kvm", "soft":
+		p.engines = []string{*only}
+	default:
+		fmt.Fprintf(os.Stderr, "bench: -only %s: there are kvm and soft\n", *only)
+		os.Exit(2)
+	}
+	if _, err := os.Stat("/dev/kvm"); err != nil {
+		progress("engine kvm is left out: %v", err)
+		p.engines = slices.DeleteFunc(p.engines, func(e string) bool { return e == "kvm" })
 	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
@@ -73,7 +93,8 @@ func bench(ctx context.Context, p plan, asJSON bool, out io.Writer) (err error) 
 	}
 	defer func() { err = errors.Join(err, lab.Close()) }()
 	if runtime.NumCPU() > 1 {
-		lab.Pin(map[string]int{"plain": 0, "primary": 0, "other": 1, "backup": 1})
+		lab.Pin(map[string]int{"plain": 0, "primary": 0, "other": 1, "backup": 1,
+			softSystem: 0, icountSystem: 0, plainSystem: 0})
 	}
 	tables := out
 	if asJSON {
@@ -98,14 +119,22 @@ func run(ctx context.Context, lab *harness.Lab, p plan, out io.Writer) (r result
 		return r, err
 	}
 	printProgress(out, r.Progress)
-	if r.Log, err = logRates(ctx, lab, p, r.Progress); err != nil {
-		return r, err
+	if slices.Contains(p.engines, "kvm") {
+		if r.Log, err = logRates(ctx, lab, p, r.Progress); err != nil {
+			return r, err
+		}
+		printLog(out, r.Log)
+		if r.Takeover, err = measureTakeovers(ctx, lab, p); err != nil {
+			return r, err
+		}
+		r.Takeover.print(out)
 	}
-	printLog(out, r.Log)
-	if r.Takeover, err = measureTakeovers(ctx, lab, p); err != nil {
-		return r, err
+	if slices.Contains(p.engines, "soft") {
+		if r.Soft, err = measureSoft(ctx, lab, &p); err != nil {
+			return r, err
+		}
+		r.Soft.print(out)
 	}
-	r.Takeover.print(out)
 	return r, nil
 }
 

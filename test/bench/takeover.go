@@ -31,7 +31,8 @@ const (
 	killSpread  = 10 * time.Millisecond
 )
 
-func measureTakeovers(ctx context.Context, lab *harness.Lab, p plan) (t takeovers, err error) {
+func measureTakeovers(ctx context.Context, lab *harness.Lab, p plan) (t *takeovers, err error) {
+	t = &takeovers{}
 	before, err := readUsage()
 	if err != nil {
 		return t, err

@@ -21,13 +21,13 @@ import (
 	"ftvm/replica/pair"
 )
 
-// Process is an ftvm that runs, or ran.
+// Process is an ftvm, or another program, that runs or ran.
 type Process struct {
 	// Name tells people which one it is.
 	Name string
 	// Console is what the guest printed: its standard output.
 	Console *Stream
-	// Messages is what ftvm itself said: its standard error.
+	// Messages is what the program itself said: its standard error.
 	Messages *Stream
 
 	cmd   *exec.Cmd
@@ -43,9 +43,18 @@ func dieWithUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: u
 
 // Start starts a replica with args, and with --stats, on the CPU that Pin gave it.
 func (l *Lab) Start(name string, args ...string) (*Process, error) {
-	p := &Process{Name: name, Console: newStream(), Messages: newStream(), ended: make(chan struct{}),
-		stats: l.Path(fmt.Sprintf("stats-%d", started.Add(1)))}
-	p.cmd = exec.Command(l.bin, append(slices.Clone(args), "--stats", p.stats)...)
+	stats := l.Path(fmt.Sprintf("stats-%d", started.Add(1)))
+	p, err := l.StartProgram(name, l.bin, append(slices.Clone(args), "--stats", stats)...)
+	if err == nil {
+		p.stats = stats
+	}
+	return p, err
+}
+
+// StartProgram starts any program in the same way, such as another VMM to compare with.
+func (l *Lab) StartProgram(name, path string, args ...string) (*Process, error) {
+	p := &Process{Name: name, Console: newStream(), Messages: newStream(), ended: make(chan struct{})}
+	p.cmd = exec.Command(path, args...)
 	p.cmd.Dir = l.dir // what it writes beside its work, such as a report of a divergence
 	p.cmd.SysProcAttr = dieWithUs()
 	start := p.start
@@ -170,6 +179,12 @@ func (p *Process) AwaitTxn(ctx context.Context, seq uint64) (Line, error) {
 		err = fmt.Errorf("awaiting transaction %d of %s: %w", seq, p.Name, err)
 	}
 	return l, err
+}
+
+// PeakMemory is the most memory that the process, which has ended, had resident, in bytes. It is never less than
+// what this process, its parent, had at most when it was started (getrusage(2), ru_maxrss).
+func (p *Process) PeakMemory() uint64 {
+	return uint64(p.cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) << 10
 }
 
 // Transcript is all that can be said about a process, for the report of a failure.

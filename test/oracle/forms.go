@@ -22,6 +22,7 @@ type Form struct {
 	wide      bool    // the operand size is 64 bits in 64-bit mode, or 16 with a prefix
 	branch    bool    // a near branch: as wide, and no operand-size prefix in 64-bit mode
 	noPrefix  bool    // redundant prefixes would make it another instruction
+	whole     bool    // all of the instruction is there to be fetched
 	countInCL bool    // of a shift
 	unit      unit
 
@@ -68,7 +69,7 @@ var formByName = func() map[string]*Form {
 // the digit of ModRM.reg behind a slash; operands are the manual's codes, and what is implied stands
 // as the manual writes it. Two more codes: Z is the register in the opcode's last bits, and what follows M for x87 is the format.
 //
-// Options: lock, step, rep, wide, branch, alone (no redundant prefixes); 32 and 64, the only mode; x87, mmx and
+// Options: lock, step, rep, wide, branch, alone (no redundant prefixes), whole; 32 and 64, the only mode; x87, mmx and
 // sse, where operands do not tell the unit;
 // u=FLAGS, undefined flags; the rest are names in masks and setters.
 const intTable = `
@@ -214,7 +215,7 @@ PREFETCHT 0F18 Mb
 PREFETCHW 0F0D/1 Mb
 MOVNTI 0FC3 My,Gy     alone
 UD2   0F0B  -
-UD1   0FB9  Gd,Ed
+UD1   0FB9  Gd,Ed     whole
 LFENCE 0FAE/5 -       alone
 MFENCE 0FAE/6 -       alone
 SFENCE 0FAE/7 -       alone
@@ -389,6 +390,8 @@ func (f *Form) addOption(o string) {
 		f.wide, f.branch = true, true
 	case "alone":
 		f.noPrefix = true
+	case "whole":
+		f.whole = true
 	case "32":
 		f.only[Mode64] = false
 	case "64":

@@ -601,7 +601,7 @@ func (g *gen) place() {
 	case 2:
 		g.RIP = CodeBase + uint64(r.IntN(CodeSize-n))
 	case 3:
-		if oneIn(r, 4) { // not all of it is there
+		if oneIn(r, 4) && !g.f.whole { // not all of it is there
 			g.RIP = CodeBase + CodeSize - uint64(r.IntN(n)) - 1
 		}
 	default:

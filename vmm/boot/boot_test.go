@@ -185,6 +185,9 @@ func TestPayloads(t *testing.T) {
 			}
 			mustLoad(t, ram, Image{Kernel: image})
 			expectBytes(t, "code", ram, base, code)
+			if got, err := Vmlinux(image, mib); err != nil || !bytes.Equal(got, vmlinuxFile()) {
+				t.Errorf("Vmlinux: %d bytes, %v; want the %d of the file", len(got), err, len(vmlinuxFile()))
+			}
 		})
 	}
 }

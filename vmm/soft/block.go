@@ -127,6 +127,7 @@ func (c *CPU) build(p *codePage, lin uint64) *block {
 	if !l.done {
 		l.fallThrough()
 	}
+	silence(l.ops)
 	b := &block{ops: slices.Clone(l.ops), insts: slices.Clone(l.insts), n: l.n, fused: l.fused, near: l.near}
 	if p.keep {
 		c.keep(p, start, at, b)

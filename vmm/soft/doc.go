@@ -15,7 +15,7 @@
 //     a REP string that does none. An instruction that faults is not counted. So the state at a
 //     position is that right after an instruction retired, before what the next one raises.
 //   - An instruction changes no register, flag or memory before all of its accesses are known not to fault,
-//     except as the manual says (REP strings, and stores that x86 itself makes one after another).
+//     except as the manual says (REP strings, POPA, and stores that x86 itself makes one after another).
 //   - The run path allocates no memory, except to decode code that is new.
 //   - Nothing depends on the host: no unsafe, no map order, no floating point that the compiler could fuse.
 //

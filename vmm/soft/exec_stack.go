@@ -60,22 +60,20 @@ func (c *CPU) pusha(u *uop, in *x86.Inst) bool {
 	return true
 }
 
-// popa discards what it finds for the stack pointer.
+// popa discards what it finds for the stack pointer. It pops one register after another (SDM vol. 2B, POPA): if it
+// faults, those before have their values, and the stack pointer is unchanged, so that it can be done again.
 func (c *CPU) popa(u *uop, in *x86.Inst) bool {
 	size := uint64(in.OpSize)
-	var v [8]uint64
-	for i := range v {
-		var ok bool
-		if v[7-i], ok = c.peek(uint64(i)*size, in.OpSize); !ok {
+	for i := range uint8(8) {
+		v, ok := c.peek(uint64(i)*size, in.OpSize)
+		if !ok {
 			return false
+		}
+		if reg := 7 - i; reg != vmm.RSP {
+			c.set(reg, v, in.OpSize)
 		}
 	}
 	c.addSP(8 * size)
-	for i := range v {
-		if i != vmm.RSP {
-			c.set(uint8(i), v[i], in.OpSize)
-		}
-	}
 	return true
 }
 

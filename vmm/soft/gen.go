@@ -9,13 +9,15 @@ import (
 	"go/format"
 	"log"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"text/template"
 )
 
 // byHand are the micro-operations that are written by hand, by their names without "op".
 var byHand = []string{
-	"Fault", "Missing", "Inst", "InstEnd", "Goto", "Const", "Index", "Addr32", "AddrSeg",
+	"Fault", "Missing", "Privileged", "Inst", "InstEnd", "Goto", "Const", "Index", "Addr32", "AddrSeg",
 	"Nop", "GetHigh", "SetHigh", "Lea", "Lea32", "Bt", "Xchg32", "Xchg64", "Bswap32", "Bswap64", "Cdq", "Cqo",
 	"Push", "Pop", "Leave", "Call", "CallR", "Ret", "Jmp", "JmpR",
 	// Of MMX and SSE only what is not the computation itself, which goes by the instruction: see uVector.
@@ -53,6 +55,56 @@ var shifts = []shift{
 
 // in puts the width into an expression of a shift.
 func in(w, expression string) string { return strings.ReplaceAll(expression, "%[1]s", w) }
+
+// quiet are the operations that exist without flags as well, for where nobody can see these: what r[dst]
+// becomes of a, which it was, and b.
+var quiet = []struct{ Name, Form, Result string }{
+	{"Add", "R", "a + b"}, {"Or", "R", "a | b"}, {"And", "R", "a & b"}, {"Sub", "R", "a - b"}, {"Xor", "R", "a ^ b"},
+	{"Add", "L", "a + b"}, {"Or", "L", "a | b"}, {"And", "L", "a & b"}, {"Sub", "L", "a - b"}, {"Xor", "L", "a ^ b"},
+	{"Inc", "R", "a + 1"}, {"Dec", "R", "a - 1"}, {"Neg", "R", "-a"},
+	{"Shl", "I", "a << (u.imm & 63)"}, {"Shr", "I", "a >> (u.imm & 63)"}, {"Sar", "I", "uint%[1]s(int%[1]s(a) >> (u.imm & 63))"},
+}
+
+// Effects of micro-operations on the arithmetic flags; those that are in none of these lists may read flags, or
+// leave the block so that others can. All but the quiet ones themselves have no memory operand.
+var (
+	// setters set all of them, and read none.
+	setters = []string{"Add", "Or", "And", "Sub", "Xor", "Cmp", "Test", "Neg"}
+	// keepers neither read nor set any.
+	keepers = []string{"Const", "Index", "Addr32", "Nop", "GetHigh", "SetHigh", "Lea", "Lea32", "Xchg32", "Xchg64",
+		"Bswap32", "Bswap64", "Cdq", "Cqo", "Mov8", "Mov16", "Mov32", "Mov64", "Movzx8", "Movzx16",
+		"Movsx8to32", "Movsx16to32", "Movsx8to64", "Movsx16to64", "Movsx32to64", "NotR8", "NotR16", "NotR32", "NotR64",
+		"Imul32Quiet", "Imul64Quiet"}
+)
+
+// effects gives the names of the micro-operations that have an effect.
+func effects() map[string][]string {
+	all := map[string][]string{"flagsKept": slices.Clone(keepers)}
+	set := func(names ...string) { all["flagsSet"] = append(all["flagsSet"], names...) }
+	for _, name := range setters {
+		for _, w := range widths {
+			set(name + "R" + w)
+		}
+	}
+	for _, name := range []string{"Shl", "Shr", "Sar"} {
+		set(name+"I32", name+"I64")
+	}
+	for _, f := range fusable {
+		for _, c := range conditions {
+			if f.Form == "R" && operator(c, f.Name) != "" {
+				set(f.Name + "R" + f.Width + "J" + c.Name)
+			}
+		}
+	}
+	for _, q := range quiet {
+		for _, w := range widths[2:] {
+			if q.Form != "L" {
+				all["flagsKept"] = append(all["flagsKept"], q.Name+q.Form+w+"Quiet")
+			}
+		}
+	}
+	return all
+}
 
 var unaries = []operation{{"Inc", "inc", false}, {"Dec", "dec", false}, {"Neg", "neg", false}, {"Not", "not", false}}
 
@@ -145,7 +197,10 @@ func names() (all []string) {
 			all = append(all, name+x.From+"to"+x.To)
 		}
 	}
-	each("Imul", "32", "64")
+	each("Imul", "32", "64", "32Quiet", "64Quiet")
+	for _, q := range quiet {
+		each(q.Name+q.Form, "32Quiet", "64Quiet")
+	}
 	each("J", codes...)
 	each("Set", codes...)
 	each("Cmov32", codes...)
@@ -178,6 +233,16 @@ var funcs = template.FuncMap{
 	"in":       in,
 	"get":      get,
 	"size":     size,
+	// quietly puts operands of w bits into the result of a quiet operation.
+	"quietly": func(result, w, b string) string {
+		b = "uint" + w + "(" + b + ")"
+		return regexp.MustCompile(`\b[ab]\b`).ReplaceAllStringFunc(in(w, result), func(s string) string {
+			if s == "b" {
+				return b
+			}
+			return "uint" + w + "(c.r[u.dst])"
+		})
+	},
 	// load makes v the memory operand of w bits, extended with zeroes. It spells out what load8 to load64
 	// do, which are not inlined.
 	"load": func(w string) string {
@@ -233,6 +298,34 @@ var fusions = [...]struct {
 	{u{{$f.Name}}{{$f.Form}}{{$f.Width}}, {{$i}}, u{{$f.Name}}{{$f.Form}}{{$f.Width}}J{{$cond.Name}}},
 {{- end}}{{end}}{{end}}
 }
+
+// effects are those of micro-operations on the arithmetic flags.
+var effects = [numOpcodes]effect{
+{{- range $effect, $names := .Effects}}{{range $names}}
+	u{{.}}: {{$effect}},
+{{- end}}{{end}}
+}
+
+// quiets are the micro-operations that do the same without flags.
+var quiets = [numOpcodes]opcode{
+	uImul32: uImul32Quiet,
+	uImul64: uImul64Quiet,
+{{- range $q := .Quiet}}{{range $w := $.Wide}}
+	u{{$q.Name}}{{$q.Form}}{{$w}}: u{{$q.Name}}{{$q.Form}}{{$w}}Quiet,
+{{- end}}{{end}}
+}
+
+{{range $q := .Quiet}}{{range $w := $.Wide}}
+func (c *CPU) op{{$q.Name}}{{$q.Form}}{{$w}}Quiet(u *uop) bool {
+{{- if eq $q.Form "L"}}
+	{{load $w}}
+	c.r[u.dst] = uint64({{quietly $q.Result $w "v"}})
+{{- else}}
+	c.r[u.dst] = uint64({{quietly $q.Result $w "c.r[u.src] + u.imm"}})
+{{- end}}
+	return true
+}
+{{end}}{{end}}
 
 {{range $op := .Binaries}}{{range $w := $.Widths}}
 func (c *CPU) op{{$op.Name}}R{{$w}}(u *uop) bool {
@@ -372,6 +465,13 @@ func (c *CPU) opImul64(u *uop) bool {
 	return true
 }
 
+{{range .Wide}}
+func (c *CPU) opImul{{.}}Quiet(u *uop) bool {
+	c.set{{.}}(u.dst, c.r[u.src]*(c.r[u.index]+u.imm))
+	return true
+}
+{{end}}
+
 {{range .Conditions}}
 func (c *CPU) opJ{{.Name}}(u *uop) bool { return c.branch(u, {{.Flags}}) }
 
@@ -421,6 +521,7 @@ func main() {
 	err := text.Execute(&out, map[string]any{
 		"Names": names(), "Widths": widths, "Narrow": widths[:2], "Wide": widths[2:], "Binaries": binaries, "Shifts": shifts, "Unaries": unaries,
 		"Extensions": extensions, "Conditions": conditions, "Fusable": fusable,
+		"Quiet": quiet, "Effects": effects(),
 	})
 	if err != nil {
 		log.Fatal(err)

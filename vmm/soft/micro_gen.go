@@ -13,6 +13,7 @@ const (
 	uNone opcode = iota
 	uFault
 	uMissing
+	uPrivileged
 	uInst
 	uInstEnd
 	uGoto
@@ -294,6 +295,40 @@ const (
 	uLoadsx32to64
 	uImul32
 	uImul64
+	uImul32Quiet
+	uImul64Quiet
+	uAddR32Quiet
+	uAddR64Quiet
+	uOrR32Quiet
+	uOrR64Quiet
+	uAndR32Quiet
+	uAndR64Quiet
+	uSubR32Quiet
+	uSubR64Quiet
+	uXorR32Quiet
+	uXorR64Quiet
+	uAddL32Quiet
+	uAddL64Quiet
+	uOrL32Quiet
+	uOrL64Quiet
+	uAndL32Quiet
+	uAndL64Quiet
+	uSubL32Quiet
+	uSubL64Quiet
+	uXorL32Quiet
+	uXorL64Quiet
+	uIncR32Quiet
+	uIncR64Quiet
+	uDecR32Quiet
+	uDecR64Quiet
+	uNegR32Quiet
+	uNegR64Quiet
+	uShlI32Quiet
+	uShlI64Quiet
+	uShrI32Quiet
+	uShrI64Quiet
+	uSarI32Quiet
+	uSarI64Quiet
 	uJO
 	uJNO
 	uJB
@@ -506,6 +541,7 @@ var micro = [numOpcodes]struct {
 }{
 	uFault:        {"Fault", (*CPU).opFault},
 	uMissing:      {"Missing", (*CPU).opMissing},
+	uPrivileged:   {"Privileged", (*CPU).opPrivileged},
 	uInst:         {"Inst", (*CPU).opInst},
 	uInstEnd:      {"InstEnd", (*CPU).opInstEnd},
 	uGoto:         {"Goto", (*CPU).opGoto},
@@ -787,6 +823,40 @@ var micro = [numOpcodes]struct {
 	uLoadsx32to64: {"Loadsx32to64", (*CPU).opLoadsx32to64},
 	uImul32:       {"Imul32", (*CPU).opImul32},
 	uImul64:       {"Imul64", (*CPU).opImul64},
+	uImul32Quiet:  {"Imul32Quiet", (*CPU).opImul32Quiet},
+	uImul64Quiet:  {"Imul64Quiet", (*CPU).opImul64Quiet},
+	uAddR32Quiet:  {"AddR32Quiet", (*CPU).opAddR32Quiet},
+	uAddR64Quiet:  {"AddR64Quiet", (*CPU).opAddR64Quiet},
+	uOrR32Quiet:   {"OrR32Quiet", (*CPU).opOrR32Quiet},
+	uOrR64Quiet:   {"OrR64Quiet", (*CPU).opOrR64Quiet},
+	uAndR32Quiet:  {"AndR32Quiet", (*CPU).opAndR32Quiet},
+	uAndR64Quiet:  {"AndR64Quiet", (*CPU).opAndR64Quiet},
+	uSubR32Quiet:  {"SubR32Quiet", (*CPU).opSubR32Quiet},
+	uSubR64Quiet:  {"SubR64Quiet", (*CPU).opSubR64Quiet},
+	uXorR32Quiet:  {"XorR32Quiet", (*CPU).opXorR32Quiet},
+	uXorR64Quiet:  {"XorR64Quiet", (*CPU).opXorR64Quiet},
+	uAddL32Quiet:  {"AddL32Quiet", (*CPU).opAddL32Quiet},
+	uAddL64Quiet:  {"AddL64Quiet", (*CPU).opAddL64Quiet},
+	uOrL32Quiet:   {"OrL32Quiet", (*CPU).opOrL32Quiet},
+	uOrL64Quiet:   {"OrL64Quiet", (*CPU).opOrL64Quiet},
+	uAndL32Quiet:  {"AndL32Quiet", (*CPU).opAndL32Quiet},
+	uAndL64Quiet:  {"AndL64Quiet", (*CPU).opAndL64Quiet},
+	uSubL32Quiet:  {"SubL32Quiet", (*CPU).opSubL32Quiet},
+	uSubL64Quiet:  {"SubL64Quiet", (*CPU).opSubL64Quiet},
+	uXorL32Quiet:  {"XorL32Quiet", (*CPU).opXorL32Quiet},
+	uXorL64Quiet:  {"XorL64Quiet", (*CPU).opXorL64Quiet},
+	uIncR32Quiet:  {"IncR32Quiet", (*CPU).opIncR32Quiet},
+	uIncR64Quiet:  {"IncR64Quiet", (*CPU).opIncR64Quiet},
+	uDecR32Quiet:  {"DecR32Quiet", (*CPU).opDecR32Quiet},
+	uDecR64Quiet:  {"DecR64Quiet", (*CPU).opDecR64Quiet},
+	uNegR32Quiet:  {"NegR32Quiet", (*CPU).opNegR32Quiet},
+	uNegR64Quiet:  {"NegR64Quiet", (*CPU).opNegR64Quiet},
+	uShlI32Quiet:  {"ShlI32Quiet", (*CPU).opShlI32Quiet},
+	uShlI64Quiet:  {"ShlI64Quiet", (*CPU).opShlI64Quiet},
+	uShrI32Quiet:  {"ShrI32Quiet", (*CPU).opShrI32Quiet},
+	uShrI64Quiet:  {"ShrI64Quiet", (*CPU).opShrI64Quiet},
+	uSarI32Quiet:  {"SarI32Quiet", (*CPU).opSarI32Quiet},
+	uSarI64Quiet:  {"SarI64Quiet", (*CPU).opSarI64Quiet},
 	uJO:           {"JO", (*CPU).opJO},
 	uJNO:          {"JNO", (*CPU).opJNO},
 	uJB:           {"JB", (*CPU).opJB},
@@ -1135,6 +1205,443 @@ var fusions = [...]struct {
 	{uTestM32, 9, uTestM32JNS},
 	{uTestM32, 14, uTestM32JLE},
 	{uTestM32, 15, uTestM32JG},
+}
+
+// effects are those of micro-operations on the arithmetic flags.
+var effects = [numOpcodes]effect{
+	uConst:       flagsKept,
+	uIndex:       flagsKept,
+	uAddr32:      flagsKept,
+	uNop:         flagsKept,
+	uGetHigh:     flagsKept,
+	uSetHigh:     flagsKept,
+	uLea:         flagsKept,
+	uLea32:       flagsKept,
+	uXchg32:      flagsKept,
+	uXchg64:      flagsKept,
+	uBswap32:     flagsKept,
+	uBswap64:     flagsKept,
+	uCdq:         flagsKept,
+	uCqo:         flagsKept,
+	uMov8:        flagsKept,
+	uMov16:       flagsKept,
+	uMov32:       flagsKept,
+	uMov64:       flagsKept,
+	uMovzx8:      flagsKept,
+	uMovzx16:     flagsKept,
+	uMovsx8to32:  flagsKept,
+	uMovsx16to32: flagsKept,
+	uMovsx8to64:  flagsKept,
+	uMovsx16to64: flagsKept,
+	uMovsx32to64: flagsKept,
+	uNotR8:       flagsKept,
+	uNotR16:      flagsKept,
+	uNotR32:      flagsKept,
+	uNotR64:      flagsKept,
+	uImul32Quiet: flagsKept,
+	uImul64Quiet: flagsKept,
+	uAddR32Quiet: flagsKept,
+	uAddR64Quiet: flagsKept,
+	uOrR32Quiet:  flagsKept,
+	uOrR64Quiet:  flagsKept,
+	uAndR32Quiet: flagsKept,
+	uAndR64Quiet: flagsKept,
+	uSubR32Quiet: flagsKept,
+	uSubR64Quiet: flagsKept,
+	uXorR32Quiet: flagsKept,
+	uXorR64Quiet: flagsKept,
+	uIncR32Quiet: flagsKept,
+	uIncR64Quiet: flagsKept,
+	uDecR32Quiet: flagsKept,
+	uDecR64Quiet: flagsKept,
+	uNegR32Quiet: flagsKept,
+	uNegR64Quiet: flagsKept,
+	uShlI32Quiet: flagsKept,
+	uShlI64Quiet: flagsKept,
+	uShrI32Quiet: flagsKept,
+	uShrI64Quiet: flagsKept,
+	uSarI32Quiet: flagsKept,
+	uSarI64Quiet: flagsKept,
+	uAddR8:       flagsSet,
+	uAddR16:      flagsSet,
+	uAddR32:      flagsSet,
+	uAddR64:      flagsSet,
+	uOrR8:        flagsSet,
+	uOrR16:       flagsSet,
+	uOrR32:       flagsSet,
+	uOrR64:       flagsSet,
+	uAndR8:       flagsSet,
+	uAndR16:      flagsSet,
+	uAndR32:      flagsSet,
+	uAndR64:      flagsSet,
+	uSubR8:       flagsSet,
+	uSubR16:      flagsSet,
+	uSubR32:      flagsSet,
+	uSubR64:      flagsSet,
+	uXorR8:       flagsSet,
+	uXorR16:      flagsSet,
+	uXorR32:      flagsSet,
+	uXorR64:      flagsSet,
+	uCmpR8:       flagsSet,
+	uCmpR16:      flagsSet,
+	uCmpR32:      flagsSet,
+	uCmpR64:      flagsSet,
+	uTestR8:      flagsSet,
+	uTestR16:     flagsSet,
+	uTestR32:     flagsSet,
+	uTestR64:     flagsSet,
+	uNegR8:       flagsSet,
+	uNegR16:      flagsSet,
+	uNegR32:      flagsSet,
+	uNegR64:      flagsSet,
+	uShlI32:      flagsSet,
+	uShlI64:      flagsSet,
+	uShrI32:      flagsSet,
+	uShrI64:      flagsSet,
+	uSarI32:      flagsSet,
+	uSarI64:      flagsSet,
+	uCmpR8JB:     flagsSet,
+	uCmpR8JAE:    flagsSet,
+	uCmpR8JE:     flagsSet,
+	uCmpR8JNE:    flagsSet,
+	uCmpR8JBE:    flagsSet,
+	uCmpR8JA:     flagsSet,
+	uCmpR8JS:     flagsSet,
+	uCmpR8JNS:    flagsSet,
+	uCmpR8JL:     flagsSet,
+	uCmpR8JGE:    flagsSet,
+	uCmpR8JLE:    flagsSet,
+	uCmpR8JG:     flagsSet,
+	uCmpR32JB:    flagsSet,
+	uCmpR32JAE:   flagsSet,
+	uCmpR32JE:    flagsSet,
+	uCmpR32JNE:   flagsSet,
+	uCmpR32JBE:   flagsSet,
+	uCmpR32JA:    flagsSet,
+	uCmpR32JS:    flagsSet,
+	uCmpR32JNS:   flagsSet,
+	uCmpR32JL:    flagsSet,
+	uCmpR32JGE:   flagsSet,
+	uCmpR32JLE:   flagsSet,
+	uCmpR32JG:    flagsSet,
+	uCmpR64JB:    flagsSet,
+	uCmpR64JAE:   flagsSet,
+	uCmpR64JE:    flagsSet,
+	uCmpR64JNE:   flagsSet,
+	uCmpR64JBE:   flagsSet,
+	uCmpR64JA:    flagsSet,
+	uCmpR64JS:    flagsSet,
+	uCmpR64JNS:   flagsSet,
+	uCmpR64JL:    flagsSet,
+	uCmpR64JGE:   flagsSet,
+	uCmpR64JLE:   flagsSet,
+	uCmpR64JG:    flagsSet,
+	uTestR8JE:    flagsSet,
+	uTestR8JNE:   flagsSet,
+	uTestR8JS:    flagsSet,
+	uTestR8JNS:   flagsSet,
+	uTestR8JLE:   flagsSet,
+	uTestR8JG:    flagsSet,
+	uTestR32JE:   flagsSet,
+	uTestR32JNE:  flagsSet,
+	uTestR32JS:   flagsSet,
+	uTestR32JNS:  flagsSet,
+	uTestR32JLE:  flagsSet,
+	uTestR32JG:   flagsSet,
+	uTestR64JE:   flagsSet,
+	uTestR64JNE:  flagsSet,
+	uTestR64JS:   flagsSet,
+	uTestR64JNS:  flagsSet,
+	uTestR64JLE:  flagsSet,
+	uTestR64JG:   flagsSet,
+}
+
+// quiets are the micro-operations that do the same without flags.
+var quiets = [numOpcodes]opcode{
+	uImul32: uImul32Quiet,
+	uImul64: uImul64Quiet,
+	uAddR32: uAddR32Quiet,
+	uAddR64: uAddR64Quiet,
+	uOrR32:  uOrR32Quiet,
+	uOrR64:  uOrR64Quiet,
+	uAndR32: uAndR32Quiet,
+	uAndR64: uAndR64Quiet,
+	uSubR32: uSubR32Quiet,
+	uSubR64: uSubR64Quiet,
+	uXorR32: uXorR32Quiet,
+	uXorR64: uXorR64Quiet,
+	uAddL32: uAddL32Quiet,
+	uAddL64: uAddL64Quiet,
+	uOrL32:  uOrL32Quiet,
+	uOrL64:  uOrL64Quiet,
+	uAndL32: uAndL32Quiet,
+	uAndL64: uAndL64Quiet,
+	uSubL32: uSubL32Quiet,
+	uSubL64: uSubL64Quiet,
+	uXorL32: uXorL32Quiet,
+	uXorL64: uXorL64Quiet,
+	uIncR32: uIncR32Quiet,
+	uIncR64: uIncR64Quiet,
+	uDecR32: uDecR32Quiet,
+	uDecR64: uDecR64Quiet,
+	uNegR32: uNegR32Quiet,
+	uNegR64: uNegR64Quiet,
+	uShlI32: uShlI32Quiet,
+	uShlI64: uShlI64Quiet,
+	uShrI32: uShrI32Quiet,
+	uShrI64: uShrI64Quiet,
+	uSarI32: uSarI32Quiet,
+	uSarI64: uSarI64Quiet,
+}
+
+func (c *CPU) opAddR32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) + uint32(c.r[u.src]+u.imm))
+	return true
+}
+
+func (c *CPU) opAddR64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) + uint64(c.r[u.src]+u.imm))
+	return true
+}
+
+func (c *CPU) opOrR32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) | uint32(c.r[u.src]+u.imm))
+	return true
+}
+
+func (c *CPU) opOrR64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) | uint64(c.r[u.src]+u.imm))
+	return true
+}
+
+func (c *CPU) opAndR32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) & uint32(c.r[u.src]+u.imm))
+	return true
+}
+
+func (c *CPU) opAndR64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) & uint64(c.r[u.src]+u.imm))
+	return true
+}
+
+func (c *CPU) opSubR32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) - uint32(c.r[u.src]+u.imm))
+	return true
+}
+
+func (c *CPU) opSubR64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) - uint64(c.r[u.src]+u.imm))
+	return true
+}
+
+func (c *CPU) opXorR32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) ^ uint32(c.r[u.src]+u.imm))
+	return true
+}
+
+func (c *CPU) opXorR64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) ^ uint64(c.r[u.src]+u.imm))
+	return true
+}
+
+func (c *CPU) opAddL32Quiet(u *uop) bool {
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 4); !ok {
+			return false
+		}
+	}
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) + uint32(v))
+	return true
+}
+
+func (c *CPU) opAddL64Quiet(u *uop) bool {
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8); !ok {
+			return false
+		}
+	}
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) + uint64(v))
+	return true
+}
+
+func (c *CPU) opOrL32Quiet(u *uop) bool {
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 4); !ok {
+			return false
+		}
+	}
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) | uint32(v))
+	return true
+}
+
+func (c *CPU) opOrL64Quiet(u *uop) bool {
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8); !ok {
+			return false
+		}
+	}
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) | uint64(v))
+	return true
+}
+
+func (c *CPU) opAndL32Quiet(u *uop) bool {
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 4); !ok {
+			return false
+		}
+	}
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) & uint32(v))
+	return true
+}
+
+func (c *CPU) opAndL64Quiet(u *uop) bool {
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8); !ok {
+			return false
+		}
+	}
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) & uint64(v))
+	return true
+}
+
+func (c *CPU) opSubL32Quiet(u *uop) bool {
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 4); !ok {
+			return false
+		}
+	}
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) - uint32(v))
+	return true
+}
+
+func (c *CPU) opSubL64Quiet(u *uop) bool {
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8); !ok {
+			return false
+		}
+	}
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) - uint64(v))
+	return true
+}
+
+func (c *CPU) opXorL32Quiet(u *uop) bool {
+	a, v := c.ea(u), uint64(0)
+	if p := c.read32(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint32(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 4); !ok {
+			return false
+		}
+	}
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) ^ uint32(v))
+	return true
+}
+
+func (c *CPU) opXorL64Quiet(u *uop) bool {
+	a, v := c.ea(u), uint64(0)
+	if p := c.read64(a); p != nil {
+		v = uint64(binary.LittleEndian.Uint64(p[:]))
+	} else {
+		var ok bool
+		if v, ok = c.loadSlow(a, 8); !ok {
+			return false
+		}
+	}
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) ^ uint64(v))
+	return true
+}
+
+func (c *CPU) opIncR32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) + 1)
+	return true
+}
+
+func (c *CPU) opIncR64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) + 1)
+	return true
+}
+
+func (c *CPU) opDecR32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) - 1)
+	return true
+}
+
+func (c *CPU) opDecR64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) - 1)
+	return true
+}
+
+func (c *CPU) opNegR32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(-uint32(c.r[u.dst]))
+	return true
+}
+
+func (c *CPU) opNegR64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(-uint64(c.r[u.dst]))
+	return true
+}
+
+func (c *CPU) opShlI32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) << (u.imm & 63))
+	return true
+}
+
+func (c *CPU) opShlI64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) << (u.imm & 63))
+	return true
+}
+
+func (c *CPU) opShrI32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint32(c.r[u.dst]) >> (u.imm & 63))
+	return true
+}
+
+func (c *CPU) opShrI64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint64(c.r[u.dst]) >> (u.imm & 63))
+	return true
+}
+
+func (c *CPU) opSarI32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint32(int32(uint32(c.r[u.dst])) >> (u.imm & 63)))
+	return true
+}
+
+func (c *CPU) opSarI64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(uint64(int64(uint64(c.r[u.dst])) >> (u.imm & 63)))
+	return true
 }
 
 func (c *CPU) opAddR8(u *uop) bool {
@@ -2963,6 +3470,16 @@ func (c *CPU) opImul32(u *uop) bool {
 
 func (c *CPU) opImul64(u *uop) bool {
 	c.set64(u.dst, c.imul(c.r[u.src], c.r[u.index]+u.imm, 64))
+	return true
+}
+
+func (c *CPU) opImul32Quiet(u *uop) bool {
+	c.set32(u.dst, c.r[u.src]*(c.r[u.index]+u.imm))
+	return true
+}
+
+func (c *CPU) opImul64Quiet(u *uop) bool {
+	c.set64(u.dst, c.r[u.src]*(c.r[u.index]+u.imm))
 	return true
 }
 

@@ -139,7 +139,7 @@ func (c *CPU) part(b *block) {
 	c.r[rIP] = c.rip
 	i := 0
 	for ; b.ops[i].n < k; i++ {
-		if u := &b.ops[i]; !u.fn(c, u) {
+		if u := &b.ops[i]; !c.loud(u) {
 			c.stopped(u)
 			return
 		}

@@ -46,15 +46,15 @@ var systemLowering = []lowerEntry{
 	{x86.INT3, instEnd(func(c *CPU, _ *uop, _ *x86.Inst) bool { return c.softwareInterrupt(excBP, true) })},
 	{x86.INTO, instEnd((*CPU).intOverflow)},
 	{x86.SYSCALL, instEnd((*CPU).sysCall)},
-	{x86.SYSRET, instEnd((*CPU).sysReturn)},
+	{x86.SYSRET, privileged(instEnd((*CPU).sysReturn))},
 	{x86.SYSENTER, instEnd((*CPU).sysEnter)},
-	{x86.SYSEXIT, instEnd((*CPU).sysExit)},
+	{x86.SYSEXIT, privileged(instEnd((*CPU).sysExit))},
 
 	{x86.PUSHF, inst((*CPU).pushFlags)},
 	{x86.POPF, instEnd((*CPU).popFlagsInst)},
 	{x86.STI, instEnd((*CPU).setInterrupts)},
 	{x86.CLI, inst((*CPU).clearInterrupts)},
-	{x86.HLT, instEnd(privileged(func(c *CPU, _ *uop, _ *x86.Inst) bool { return c.leave(vmm.ExitHalt) }))},
+	{x86.HLT, privileged(instEnd(func(c *CPU, _ *uop, _ *x86.Inst) bool { return c.leave(vmm.ExitHalt) }))},
 	{x86.IN, instEnd((*CPU).portIn)},
 	{x86.OUT, instEnd((*CPU).portOut)},
 
@@ -63,33 +63,33 @@ var systemLowering = []lowerEntry{
 	{x86.LDS, instEnd(loadFar(vmm.DS))},
 	{x86.LFS, instEnd(loadFar(vmm.FS))},
 	{x86.LGS, instEnd(loadFar(vmm.GS))},
-	{x86.SWAPGS, inst(privileged((*CPU).swapGS))},
+	{x86.SWAPGS, privileged(inst((*CPU).swapGS))},
 
 	{x86.SGDT, inst(func(c *CPU, u *uop, _ *x86.Inst) bool { return c.storeTable(u, &c.gdt) })},
 	{x86.SIDT, inst(func(c *CPU, u *uop, _ *x86.Inst) bool { return c.storeTable(u, &c.idt) })},
-	{x86.LGDT, reads(privileged(func(c *CPU, u *uop, in *x86.Inst) bool { return c.loadTable(u, in, &c.gdt) }))},
-	{x86.LIDT, reads(privileged(func(c *CPU, u *uop, in *x86.Inst) bool { return c.loadTable(u, in, &c.idt) }))},
+	{x86.LGDT, privileged(reads(func(c *CPU, u *uop, in *x86.Inst) bool { return c.loadTable(u, in, &c.gdt) }))},
+	{x86.LIDT, privileged(reads(func(c *CPU, u *uop, in *x86.Inst) bool { return c.loadTable(u, in, &c.idt) }))},
 	{x86.SLDT, inst(func(c *CPU, u *uop, in *x86.Inst) bool { return c.storeWord(u, in, uint64(c.ldt.Selector)) })},
 	{x86.STR, inst(func(c *CPU, u *uop, in *x86.Inst) bool { return c.storeWord(u, in, uint64(c.tr.Selector)) })},
 	{x86.SMSW, inst(func(c *CPU, u *uop, in *x86.Inst) bool { return c.storeWord(u, in, c.cr0) })},
-	{x86.LLDT, reads(privileged((*CPU).loadLDT))},
-	{x86.LTR, reads(privileged((*CPU).loadTask))},
-	{x86.LMSW, instEnd(privileged((*CPU).loadMSW))},
+	{x86.LLDT, privileged(reads((*CPU).loadLDT))},
+	{x86.LTR, privileged(reads((*CPU).loadTask))},
+	{x86.LMSW, privileged(instEnd((*CPU).loadMSW))},
 	{x86.VERR, reads((*CPU).verify)},
 	{x86.VERW, reads((*CPU).verify)},
 	{x86.LAR, reads((*CPU).loadAccess)},
 	{x86.LSL, reads((*CPU).loadLimit)},
-	{x86.ARPL, inst((*CPU).adjustRPL)},
+	{x86.ARPL, reads((*CPU).adjustRPL)},
 
-	{x86.CLTS, instEnd(privileged((*CPU).clearTS))},
-	{x86.INVLPG, instEnd(privileged(func(c *CPU, u *uop, _ *x86.Inst) bool {
+	{x86.CLTS, privileged(instEnd((*CPU).clearTS))},
+	{x86.INVLPG, privileged(instEnd(func(c *CPU, u *uop, _ *x86.Inst) bool {
 		c.tlb.drop(c.ea(u))
 		return true
 	}))},
-	{x86.INVD, inst(privileged(nothing))},
-	{x86.WBINVD, inst(privileged(nothing))},
-	{x86.RDMSR, inst(privileged((*CPU).readMSRInst))},
-	{x86.WRMSR, instEnd(privileged((*CPU).writeMSRInst))},
+	{x86.INVD, privileged(inst(nothing))},
+	{x86.WBINVD, privileged(inst(nothing))},
+	{x86.RDMSR, privileged(inst((*CPU).readMSRInst))},
+	{x86.WRMSR, privileged(instEnd((*CPU).writeMSRInst))},
 	{x86.RDTSC, inst((*CPU).readTSC)},
 	{x86.RDTSCP, inst((*CPU).readTSC)},
 	{x86.RDPMC, inst(func(c *CPU, _ *uop, _ *x86.Inst) bool { return c.faultCode(excGP, 0) })},
@@ -104,28 +104,35 @@ func lowerMovSystem(l *lowerer) {
 	case s == x86.SReg:
 		l.whole((*CPU).moveFromSegment)
 	case d == x86.CReg:
-		l.wholeEnd(privileged((*CPU).moveToControl))
+		l.privileged()
+		l.wholeEnd((*CPU).moveToControl)
 	case s == x86.CReg:
-		l.whole(privileged((*CPU).moveFromControl))
+		l.privileged()
+		l.whole((*CPU).moveFromControl)
 	case d == x86.DReg:
-		l.wholeEnd(privileged((*CPU).moveToDebug))
+		l.privileged()
+		l.wholeEnd((*CPU).moveToDebug)
 	default:
-		l.whole(privileged((*CPU).moveFromDebug))
+		l.privileged()
+		l.whole((*CPU).moveFromDebug)
 	}
 }
 
 // lowerPopSegment lowers POP of a segment register.
 func lowerPopSegment(l *lowerer) { l.wholeEnd((*CPU).popSegment) }
 
-// privileged makes an instruction raise #GP(0) but at CPL 0.
-func privileged(fn execFunc) execFunc {
-	return func(c *CPU, u *uop, in *x86.Inst) bool {
-		if c.cpl != 0 {
-			return c.faultCode(excGP, 0)
-		}
-		return fn(c, u, in)
+// privileged is a lowerFunc for an instruction that raises #GP(0) but at CPL 0, before it looks at its operands.
+func privileged(fn lowerFunc) lowerFunc {
+	return func(l *lowerer) {
+		l.privileged()
+		fn(l)
 	}
 }
+
+func (l *lowerer) privileged() { l.emit(uop{op: uPrivileged}) }
+
+// opPrivileged raises #GP(0) but at CPL 0.
+func (c *CPU) opPrivileged(*uop) bool { return c.cpl == 0 || c.faultCode(excGP, 0) }
 
 func nothing(*CPU, *uop, *x86.Inst) bool { return true }
 
@@ -211,9 +218,6 @@ func (c *CPU) sysCall(*uop, *x86.Inst) bool {
 }
 
 func (c *CPU) sysReturn(_ *uop, in *x86.Inst) bool {
-	if c.cpl != 0 {
-		return c.faultCode(excGP, 0)
-	}
 	if c.mode != x86.Mode64 || c.efer&eferSCE == 0 {
 		return c.fault(excUD)
 	}
@@ -255,7 +259,7 @@ func (c *CPU) sysEnter(*uop, *x86.Inst) bool {
 func (c *CPU) sysExit(_ *uop, in *x86.Inst) bool {
 	sel := uint16(c.msr[msrSysenterCS]) &^ 3
 	rip, rsp := c.r[vmm.RDX], c.r[vmm.RCX]
-	if c.cpl != 0 || sel == 0 || in.OpSize == 8 && (!canonical(rip) || !canonical(rsp)) {
+	if sel == 0 || in.OpSize == 8 && (!canonical(rip) || !canonical(rsp)) {
 		return c.faultCode(excGP, 0)
 	}
 	if in.OpSize == 8 {
@@ -622,8 +626,9 @@ func (c *CPU) loadLimit(u *uop, in *x86.Inst) bool {
 	return true
 }
 
+// adjustRPL is ARPL. Its operand must be writable only if it changes, as on AMD's Zen 5.
 func (c *CPU) adjustRPL(u *uop, in *x86.Inst) bool {
-	dst, ok := c.word(u, &in.Arg[0], 2) // written only if it changes
+	dst, ok := c.word(u, &in.Arg[0], 2)
 	if !ok {
 		return false
 	}
@@ -633,7 +638,7 @@ func (c *CPU) adjustRPL(u *uop, in *x86.Inst) bool {
 		dst = dst&^3 | rpl
 		if in.Arg[0].Kind != x86.MemOp {
 			c.setGPR(in.Arg[0].Reg, dst, 2)
-		} else if !c.store16(c.ea(u), uint16(dst)) {
+		} else if a, ok := c.linearAt(in, in.Mem.Seg, c.offset(u, in), 2, true); !ok || !c.store16(a, uint16(dst)) {
 			return false
 		}
 	}
