@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -162,6 +163,7 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 	if why != "" {
 		why = " (" + why + ")"
 	}
+	debug.FreeOSMemory() // what unpacking a kernel took is several times what the rest will
 	log.Info(fmt.Sprintf("guest: %s, %s of memory, engine %s%s, clock %s", kernel, host.FormatSize(size), kind.name, why, engine.Clock().Name))
 	return v, nil
 }

@@ -27,7 +27,8 @@
 //   - near branches with an operand-size prefix in 64-bit mode: Intel ignores it, AMD truncates RIP;
 //   - LZCNT and TZCNT (F3 with BSR and BSF), which a CPU of x86-64-v2 executes as BSR and BSF;
 //   - LOOPE and LOOPNE with F2 or F3, which AMD's CPUs take for the condition instead of the opcode;
-//   - UD1 of which not all is there: Intel fetches its ModRM byte first, AMD raises #UD without;
+//   - UD1 of which not all is there, or that is too long: Intel takes a ModRM byte for a part of it, AMD does not;
+//   - MOVSXD from memory with an operand of 16 bits: Intel reads 16 bits, AMD 32;
 //   - LOCK with MOV to and from control registers, AMD's encoding of CR8, and bit 17 of MXCSR, which only AMD has;
 //   - loads of segment registers, far transfers, and SYSCALL, SYSENTER and INT 80h, which the host's kernel would answer;
 //   - SGDT, SIDT, SLDT, STR, SMSW, which the host's kernel answers when UMIP is set.

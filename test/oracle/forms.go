@@ -22,7 +22,7 @@ type Form struct {
 	wide      bool    // the operand size is 64 bits in 64-bit mode, or 16 with a prefix
 	branch    bool    // a near branch: as wide, and no operand-size prefix in 64-bit mode
 	noPrefix  bool    // redundant prefixes would make it another instruction
-	whole     bool    // all of the instruction is there to be fetched
+	whole     bool    // all of it is there to be fetched, and not too long
 	countInCL bool    // of a shift
 	unit      unit
 
@@ -121,7 +121,7 @@ MOVZX 0FB6  Gv,Eb
 MOVZX 0FB7  Gv,Ew
 MOVSX 0FBE  Gv,Eb
 MOVSX 0FBF  Gv,Ew
-MOVSXD 63   Gv,Ed     64
+MOVSXD 63   Gv,Ed     64 movsxd
 ARPL  63    Ew,Gw     32
 CBW   98    rAX
 CWD   99    rDX,rAX

@@ -665,7 +665,10 @@ func (g *gen) encode() []byte {
 	code = append(code, tail...)
 	code = append(code, g.imm...)
 	if oneIn(r, 300) { // as long as may be, or one byte more
-		want := 15 + r.IntN(2)
+		want := 15
+		if !f.whole {
+			want += r.IntN(2)
+		}
 		pad := g.seg
 		if pad == 0 {
 			pad = 0x3e

@@ -16,6 +16,11 @@ var setters = map[string]func(g *gen){
 		}
 		g.op67 = oneIn(g.r, 4)
 	},
+	"movsxd": func(g *gen) {
+		if g.Size == 2 && g.memory { // Intel reads 16 bits, AMD 32
+			g.op66, g.Size = false, 4
+		}
+	},
 	"sreg": func(g *gen) { g.reg = uint8(g.r.IntN(7)) }, // 6 is none
 	"control": func(g *gen) { // those that exist; for others, CPUs differ in whether that or privilege comes first
 		g.reg = pick[uint8](g.r, 0, 2, 3)

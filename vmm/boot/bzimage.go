@@ -12,7 +12,6 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/mikelolasagasti/xz"
-	"github.com/pierrec/lz4/v4"
 )
 
 // Offsets in a bzImage (boot.rst, "The Real-Mode Kernel Header").
@@ -43,7 +42,7 @@ var codecs = []codec{
 		return z, err
 	}},
 	{"XZ", "\xFD7zXZ\x00", func(r io.Reader) (io.Reader, error) { return xz.NewReader(r, maxWindow) }},
-	{"LZ4", "\x02\x21\x4C\x18", func(r io.Reader) (io.Reader, error) { return lz4.NewReader(r), nil }},
+	{"LZ4", "\x02\x21\x4C\x18", func(r io.Reader) (io.Reader, error) { return &legacyLZ4{r: r}, nil }},
 	{"zstd", "\x28\xB5\x2F\xFD", func(r io.Reader) (io.Reader, error) {
 		// With a concurrency of 1 it starts no goroutine, so that there is nothing to close.
 		return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))

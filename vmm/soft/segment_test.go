@@ -156,6 +156,7 @@ func TestFarTransfers(t *testing.T) {
 		// 48 is DEC EAX in 32-bit code and a prefix in 64-bit code.
 		g.put(codeAt+0x100, machineCode("48 ea 00 02 01 00 08 00")) // dec eax; jmp 8:codeAt+0x200
 		g.put(codeAt+0x200, machineCode("48 ff c8 f4"))             // dec rax; hlt
+		g.s.GPR[vmm.RBX] = 3
 		g.put64(dataAt, (codeAt+0x100)|selKCode<<32)
 		g.halt("b8 05 00 00 00 ff 2c 25 00 00 05 00") // mov eax, 5; jmp far dword [dataAt]
 		g.want("rip", g.rip, codeAt+0x204)
@@ -397,9 +398,12 @@ func TestReadOnlySegments(t *testing.T) {
 		{"2e c5 05 00 00 05 00", false},    // lds eax, cs:[dataAt]
 		{"2e 0f 01 0d 00 00 05 00", true},  // sidt cs:[dataAt]
 		{"2e 8c 1d 00 00 05 00", true},     // mov cs:[dataAt], ds
+		{"2e 63 05 00 00 05 00", false},    // arpl cs:[dataAt], ax: nothing to change
+		{"2e 63 1d 00 00 05 00", true},     // arpl cs:[dataAt], bx
 	} {
 		g := newGuest(t)
 		g.in32()
+		g.s.GPR[vmm.RBX] = 3
 		g.put64(dataAt, (codeAt+0x100)|selKCode<<32)
 		g.put(codeAt, machineCode(c.code))
 		if c.code[3:5] == "c5" {
@@ -410,5 +414,23 @@ func TestReadOnlySegments(t *testing.T) {
 		if faulted := g.handled() >= 0; faulted != c.faults {
 			t.Errorf("%s: fault %v, at %#x", c.code, faulted, g.rip)
 		}
+	}
+}
+
+// TestPopaFault: POPA that faults has popped what comes before; the stack pointer is unchanged.
+func TestPopaFault(t *testing.T) {
+	g := newGuest(t)
+	g.in32()
+	g.s.Seg[vmm.SS].Access &^= vmm.SegG
+	g.s.Seg[vmm.SS].Limit = stackAt + 9 // ends within the third word
+	g.s.GPR[vmm.RBP] = 5
+	g.put64(stackAt, 7|6<<32, 1)
+	g.put(codeAt, machineCode("61"))
+	g.start()
+	g.run(1)
+	g.want("vector", uint64(g.handled()), excSS)
+	g.want("rsp behind the frame", g.r[vmm.RSP]+16, stackAt)
+	for _, reg := range []uint8{vmm.RDI, vmm.RSI, vmm.RBP} {
+		g.want(fmt.Sprintf("register %d", reg), g.r[reg], uint64(reg))
 	}
 }

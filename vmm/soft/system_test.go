@@ -79,6 +79,21 @@ func TestPrivileged(t *testing.T) {
 	}
 }
 
+// TestPrivilegeComesFirst: at CPL 3 in 32-bit mode the same raise #GP(0), not the #SS that their operand would.
+func TestPrivilegeComesFirst(t *testing.T) {
+	for _, code := range []string{"0f 01 14 24", "0f 01 1c 24", "0f 01 34 24", "0f 00 14 24", "0f 00 1c 24"} { // lgdt lidt lmsw lldt ltr [esp]
+		g := newGuest(t)
+		g.atCPL3()
+		g.s.Seg[vmm.CS] = flat(selCode32, flatCode32)
+		g.s.GPR[vmm.RSP] = 0xffff_ffff
+		g.put(userAt, machineCode(code))
+		g.start()
+		g.run(1)
+		g.want("vector after "+code, uint64(g.handled()), excGP)
+		g.want("error code after "+code, g.get64(g.r[vmm.RSP]), 0)
+	}
+}
+
 func TestMSRs(t *testing.T) {
 	for _, c := range []struct {
 		msr    uint32
