@@ -24,75 +24,127 @@ const (
 	tagNone = 1 << 11
 )
 
-// load8 reads a byte at a linear address, as the current privilege level. If it returns false, stop is set.
+// read8 to read64 are the bytes at a linear address that may be read at once, or nil; at8 to at64 those
+// that may be written. They compare the last byte's page with the tag of the first one's entry: where the
+// operand crosses a page these differ, as no entry holds the page after its own.
+
+func (c *CPU) read8(a uint64) *[1]byte {
+	if e := &c.rd[a/pageSize%tlbSize]; e.tag == a&^pageMask {
+		return (*[1]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
+
+func (c *CPU) read16(a uint64) *[2]byte {
+	if e := &c.rd[a/pageSize%tlbSize]; e.tag == (a+1)&^pageMask {
+		return (*[2]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
+
+func (c *CPU) read32(a uint64) *[4]byte {
+	if e := &c.rd[a/pageSize%tlbSize]; e.tag == (a+3)&^pageMask {
+		return (*[4]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
+
+func (c *CPU) read64(a uint64) *[8]byte {
+	if e := &c.rd[a/pageSize%tlbSize]; e.tag == (a+7)&^pageMask {
+		return (*[8]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
+
+func (c *CPU) at8(a uint64) *[1]byte {
+	if e := &c.wr[a/pageSize%tlbSize]; e.tag == a&^pageMask {
+		return (*[1]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
+
+func (c *CPU) at16(a uint64) *[2]byte {
+	if e := &c.wr[a/pageSize%tlbSize]; e.tag == (a+1)&^pageMask {
+		return (*[2]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
+
+func (c *CPU) at32(a uint64) *[4]byte {
+	if e := &c.wr[a/pageSize%tlbSize]; e.tag == (a+3)&^pageMask {
+		return (*[4]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
+
+func (c *CPU) at64(a uint64) *[8]byte {
+	if e := &c.wr[a/pageSize%tlbSize]; e.tag == (a+7)&^pageMask {
+		return (*[8]byte)(e.page[a&pageMask:])
+	}
+	return nil
+}
+
+// load8 to load64 read a word at a linear address, as the current privilege level. If the result is false, stop is set.
 func (c *CPU) load8(a uint64) (uint8, bool) {
-	e := &c.rd[a/pageSize%tlbSize]
-	if e.tag == a&^pageMask {
-		return e.page[a&pageMask], true
+	if p := c.read8(a); p != nil {
+		return p[0], true
 	}
 	v, ok := c.loadSlow(a, 1)
 	return uint8(v), ok
 }
 
 func (c *CPU) load16(a uint64) (uint16, bool) {
-	e, o := &c.rd[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-2 {
-		return binary.LittleEndian.Uint16(e.page[o : o+2]), true
+	if p := c.read16(a); p != nil {
+		return binary.LittleEndian.Uint16(p[:]), true
 	}
 	v, ok := c.loadSlow(a, 2)
 	return uint16(v), ok
 }
 
 func (c *CPU) load32(a uint64) (uint32, bool) {
-	e, o := &c.rd[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-4 {
-		return binary.LittleEndian.Uint32(e.page[o : o+4]), true
+	if p := c.read32(a); p != nil {
+		return binary.LittleEndian.Uint32(p[:]), true
 	}
 	v, ok := c.loadSlow(a, 4)
 	return uint32(v), ok
 }
 
 func (c *CPU) load64(a uint64) (uint64, bool) {
-	e, o := &c.rd[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-8 {
-		return binary.LittleEndian.Uint64(e.page[o : o+8]), true
+	if p := c.read64(a); p != nil {
+		return binary.LittleEndian.Uint64(p[:]), true
 	}
 	return c.loadSlow(a, 8)
 }
 
-// store8 writes a byte at a linear address, as the current privilege level. If it returns false, stop is set
-// and nothing was written.
+// store8 to store64 write a word at a linear address, as the current privilege level. If the result is false,
+// stop is set and nothing was written.
 func (c *CPU) store8(a uint64, v uint8) bool {
-	e := &c.wr[a/pageSize%tlbSize]
-	if e.tag == a&^pageMask {
-		e.page[a&pageMask] = v
+	if p := c.at8(a); p != nil {
+		p[0] = v
 		return true
 	}
 	return c.storeSlow(a, uint64(v), 1)
 }
 
 func (c *CPU) store16(a uint64, v uint16) bool {
-	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-2 {
-		binary.LittleEndian.PutUint16(e.page[o:o+2], v)
+	if p := c.at16(a); p != nil {
+		binary.LittleEndian.PutUint16(p[:], v)
 		return true
 	}
 	return c.storeSlow(a, uint64(v), 2)
 }
 
 func (c *CPU) store32(a uint64, v uint32) bool {
-	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-4 {
-		binary.LittleEndian.PutUint32(e.page[o:o+4], v)
+	if p := c.at32(a); p != nil {
+		binary.LittleEndian.PutUint32(p[:], v)
 		return true
 	}
 	return c.storeSlow(a, uint64(v), 4)
 }
 
 func (c *CPU) store64(a uint64, v uint64) bool {
-	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-8 {
-		binary.LittleEndian.PutUint64(e.page[o:o+8], v)
+	if p := c.at64(a); p != nil {
+		binary.LittleEndian.PutUint64(p[:], v)
 		return true
 	}
 	return c.storeSlow(a, v, 8)
@@ -131,39 +183,35 @@ func (c *CPU) store(a, v uint64, size uint8) bool {
 	return c.storeSlow(a, v, size)
 }
 
-// loadW8 is load8 of an operand that the instruction will write: it raises what the write would, so that
-// the write does not fail later. The same goes for loadW16 to loadW64.
+// loadW8 to loadW64 read a word that the instruction will write: they raise what the write would, so that the
+// write does not fail later.
 func (c *CPU) loadW8(a uint64) (uint8, bool) {
-	e := &c.wr[a/pageSize%tlbSize]
-	if e.tag == a&^pageMask {
-		return e.page[a&pageMask], true
+	if p := c.at8(a); p != nil {
+		return p[0], true
 	}
 	v, ok := c.loadWSlow(a, 1)
 	return uint8(v), ok
 }
 
 func (c *CPU) loadW16(a uint64) (uint16, bool) {
-	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-2 {
-		return binary.LittleEndian.Uint16(e.page[o : o+2]), true
+	if p := c.at16(a); p != nil {
+		return binary.LittleEndian.Uint16(p[:]), true
 	}
 	v, ok := c.loadWSlow(a, 2)
 	return uint16(v), ok
 }
 
 func (c *CPU) loadW32(a uint64) (uint32, bool) {
-	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-4 {
-		return binary.LittleEndian.Uint32(e.page[o : o+4]), true
+	if p := c.at32(a); p != nil {
+		return binary.LittleEndian.Uint32(p[:]), true
 	}
 	v, ok := c.loadWSlow(a, 4)
 	return uint32(v), ok
 }
 
 func (c *CPU) loadW64(a uint64) (uint64, bool) {
-	e, o := &c.wr[a/pageSize%tlbSize], a&pageMask
-	if e.tag == a&^pageMask && o <= pageSize-8 {
-		return binary.LittleEndian.Uint64(e.page[o : o+8]), true
+	if p := c.at64(a); p != nil {
+		return binary.LittleEndian.Uint64(p[:]), true
 	}
 	return c.loadWSlow(a, 8)
 }

@@ -24,66 +24,6 @@ func (c *CPU) set16(i uint8, v uint64) { c.r[i] = c.r[i]&^0xffff | v&0xffff }
 func (c *CPU) set32(i uint8, v uint64) { c.r[i] = uint64(uint32(v)) }
 func (c *CPU) set64(i uint8, v uint64) { c.r[i] = v }
 
-// read8 to read64 are the bytes at a linear address that may be read at once, or nil; at8 to at64 those
-// that may be written. They compare the last byte's page with the tag of the first one's entry: where the
-// operand crosses a page these differ, as no entry holds the page after its own.
-
-func (c *CPU) read8(a uint64) *[1]byte {
-	if e := &c.rd[a/pageSize%tlbSize]; e.tag == a&^pageMask {
-		return (*[1]byte)(e.page[a&pageMask:])
-	}
-	return nil
-}
-
-func (c *CPU) read16(a uint64) *[2]byte {
-	if e := &c.rd[a/pageSize%tlbSize]; e.tag == (a+1)&^pageMask {
-		return (*[2]byte)(e.page[a&pageMask:])
-	}
-	return nil
-}
-
-func (c *CPU) read32(a uint64) *[4]byte {
-	if e := &c.rd[a/pageSize%tlbSize]; e.tag == (a+3)&^pageMask {
-		return (*[4]byte)(e.page[a&pageMask:])
-	}
-	return nil
-}
-
-func (c *CPU) read64(a uint64) *[8]byte {
-	if e := &c.rd[a/pageSize%tlbSize]; e.tag == (a+7)&^pageMask {
-		return (*[8]byte)(e.page[a&pageMask:])
-	}
-	return nil
-}
-
-func (c *CPU) at8(a uint64) *[1]byte {
-	if e := &c.wr[a/pageSize%tlbSize]; e.tag == a&^pageMask {
-		return (*[1]byte)(e.page[a&pageMask:])
-	}
-	return nil
-}
-
-func (c *CPU) at16(a uint64) *[2]byte {
-	if e := &c.wr[a/pageSize%tlbSize]; e.tag == (a+1)&^pageMask {
-		return (*[2]byte)(e.page[a&pageMask:])
-	}
-	return nil
-}
-
-func (c *CPU) at32(a uint64) *[4]byte {
-	if e := &c.wr[a/pageSize%tlbSize]; e.tag == (a+3)&^pageMask {
-		return (*[4]byte)(e.page[a&pageMask:])
-	}
-	return nil
-}
-
-func (c *CPU) at64(a uint64) *[8]byte {
-	if e := &c.wr[a/pageSize%tlbSize]; e.tag == (a+7)&^pageMask {
-		return (*[8]byte)(e.page[a&pageMask:])
-	}
-	return nil
-}
-
 // modify replaces the w bits at linear address a by the result of an operation with b.
 func (c *CPU) modify(a, b uint64, w uint8, op operation) bool {
 	v, ok := c.loadW(a, w/8)
