@@ -29,6 +29,8 @@
 //   - LOOPE and LOOPNE with F2 or F3, which AMD's CPUs take for the condition instead of the opcode;
 //   - UD1 of which not all is there, or that is too long: Intel takes a ModRM byte for a part of it, AMD does not;
 //   - MOVSXD from memory with an operand of 16 bits: Intel reads 16 bits, AMD 32;
+//   - images of the x87 environment that wrap around the end of a 32-bit segment: AMD has executed FLDENV and
+//     FRSTOR in part when a later word raises #GP;
 //   - LOCK with MOV to and from control registers, AMD's encoding of CR8, and bit 17 of MXCSR, which only AMD has;
 //   - loads of segment registers, far transfers, and SYSCALL, SYSENTER and INT 80h, which the host's kernel would answer;
 //   - SGDT, SIDT, SLDT, STR, SMSW, which the host's kernel answers when UMIP is set.

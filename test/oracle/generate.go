@@ -469,6 +469,9 @@ func (g *gen) chooseMemory() {
 		target = DataBase + target%PageSize
 	}
 	offset := target - g.segmentBase(3)
+	if wraps := uint64(uint32(offset))+uint64(n) > 1<<32; wraps && g.Mode == Mode32 && g.f.has("env", "sav") {
+		offset -= uint64(n)
+	}
 	if g.Mode == Mode32 && g.op67 {
 		offset = g.address16(offset)
 	} else {

@@ -482,20 +482,21 @@ func (c *CPU) clflush(u *uop, in *x86.Inst) bool {
 	return ok
 }
 
-// bound raises #BR unless a register is within two signed bounds in memory.
+// bound raises #BR unless a register is within two signed bounds in memory, which are two operands to the segment.
 func (c *CPU) bound(u *uop, in *x86.Inst) bool {
 	size := in.Arg[0].Size
-	a := c.ea(u)
-	lower, ok := c.load(a, size)
-	if !ok {
-		return false
-	}
-	upper, ok := c.load(c.linear(a+uint64(size)), size)
-	if !ok {
-		return false
+	var bounds [2]uint64
+	for i := range bounds {
+		a, ok := c.linearAt(in, in.Mem.Seg, c.offset(u, in)+uint64(i)*uint64(size), size, false)
+		if !ok {
+			return false
+		}
+		if bounds[i], ok = c.load(a, size); !ok {
+			return false
+		}
 	}
 	w := 8 * size
-	if v := int64(signed(c.r[in.Arg[0].Reg], w)); v < int64(signed(lower, w)) || v > int64(signed(upper, w)) {
+	if v := int64(signed(c.r[in.Arg[0].Reg], w)); v < int64(signed(bounds[0], w)) || v > int64(signed(bounds[1], w)) {
 		return c.fault(excBR)
 	}
 	return true

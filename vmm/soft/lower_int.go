@@ -93,7 +93,7 @@ var integerLowering = append([]lowerEntry{
 	{x86.LOOPE, instEnd((*CPU).loop)},
 	{x86.LOOPNE, instEnd((*CPU).loop)},
 	{x86.JRCXZ, instEnd((*CPU).jrcxz)},
-	{x86.BOUND, reads((*CPU).bound)},
+	{x86.BOUND, func(l *lowerer) { l.emit(l.bareUop((*CPU).bound, uInst)) }},
 	{x86.UD0, func(l *lowerer) { l.fault(excUD) }},
 	{x86.UD1, func(l *lowerer) { l.fault(excUD) }},
 	{x86.UD2, func(l *lowerer) { l.fault(excUD) }},

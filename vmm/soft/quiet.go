@@ -28,7 +28,12 @@ func silence(ops []uop) {
 			u.op, u.fn = q, micro[q].fn
 			kind = max(kind, effects[q])
 		}
-		unseen = kind == flagsSet || kind == flagsKept && unseen
+		switch kind {
+		case flagsSet:
+			unseen = true
+		case flagsSeen:
+			unseen = false
+		}
 	}
 }
 

@@ -434,3 +434,20 @@ func TestPopaFault(t *testing.T) {
 		g.want(fmt.Sprintf("register %d", reg), g.r[reg], uint64(reg))
 	}
 }
+
+// TestBoundInParts: the bounds of BOUND are checked against the segment's limit one after the other.
+func TestBoundInParts(t *testing.T) {
+	g := newGuest(t)
+	g.s.Seg[vmm.CS] = flat(selCode32, flatCode32)
+	for i := range g.s.Seg {
+		if i != vmm.CS {
+			g.s.Seg[i] = flat(selUData, flatData)
+		}
+	}
+	g.s.RIP, g.s.GPR[vmm.RBX] = userAt, 0xffff_fffd
+	g.put(userAt, machineCode("66 62 03")) // bound ax, [ebx]: only the second crosses the end
+	g.start()
+	g.run(1)
+	g.want("vector", uint64(g.handled()), excPF)
+	g.want("cr2", g.cr2, 0xffff_fffd)
+}
