@@ -2,6 +2,7 @@ package soft
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"ftvm/vmm"
@@ -448,6 +449,8 @@ func TestBoundInParts(t *testing.T) {
 	g.put(userAt, machineCode("66 62 03")) // bound ax, [ebx]: only the second crosses the end
 	g.start()
 	g.run(1)
-	g.want("vector", uint64(g.handled()), excPF)
-	g.want("cr2", g.cr2, 0xffff_fffd)
+	g.want("vector", uint64(g.handled()), excGP)
+	if want := []string{"read fffffffd ffff"}; !slices.Equal(g.bus.log, want) {
+		t.Errorf("accesses %q, want %q", g.bus.log, want)
+	}
 }
