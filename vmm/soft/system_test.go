@@ -450,3 +450,17 @@ func TestSystemAllocatesNothing(t *testing.T) {
 		t.Errorf("exception %d", g.handled())
 	}
 }
+
+// TestMissing: an instruction that this CPU does not have raises #UD and is counted by its name.
+func TestMissing(t *testing.T) {
+	for name, code := range map[string]string{
+		"vex": "c5 f8 58 c1", "rdrand": "0f c7 f0", "xgetbv": "0f 01 d0", "aesenc": "66 0f 38 dc c1", "movbe": "0f 38 f0 03",
+	} {
+		g := newGuest(t)
+		g.halt(code)
+		g.want("vector of "+name, uint64(g.handled()), excUD)
+		if counts := g.Undefined(); len(counts) != 1 || counts[name] != 1 {
+			t.Errorf("counted after %s: %v", name, counts)
+		}
+	}
+}
