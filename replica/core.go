@@ -122,6 +122,7 @@ type Core struct {
 	conn     uint64 // the present connection, 0 if there is none
 	dialing  bool   // ActDial is under way
 	silent   int    // ticks since the peer was last heard
+	spoke    bool   // something other than a heartbeat was sent since the last tick
 	claiming bool
 	why      string // the reason for the claim
 	alone    bool   // no other replica counts any more
@@ -198,6 +199,7 @@ func (c *Core) notice(format string, args ...any) {
 
 func (c *Core) send(m Message) {
 	if c.conn != 0 && c.role != Stopped {
+		c.spoke = true
 		c.do(Action{Kind: ActSend, Message: m})
 	}
 }
@@ -292,8 +294,10 @@ func (c *Core) Refused(err error) {
 	}
 }
 
-// Tick is called at the interval of heartbeats.
+// Tick is called at the interval of heartbeats. One is sent if nothing else was since the last tick.
 func (c *Core) Tick() {
+	spoke := c.spoke
+	c.spoke = false
 	switch {
 	case c.role == Stopped || c.alone || !c.met:
 		return
@@ -302,9 +306,13 @@ func (c *Core) Tick() {
 		return
 	case c.role == Backup:
 		c.dial()
-		c.ack()
-	default:
+		if !spoke {
+			c.ack()
+			c.spoke = false
+		}
+	case !spoke:
 		c.send(Heartbeat{ConsoleLeft: c.gate.Left()})
+		c.spoke = false
 	}
 	c.silent++
 	limit := c.cfg.SuspectTicks

@@ -98,6 +98,8 @@ func TestP4(t *testing.T) {
 		# lag that the primary allows, at once.
 		executed    : -> replay 1
 		executed    : -> replay 2
+		# An acknowledgement was as good as a heartbeat; the next tick has none yet.
+		tick        : -> replay 2
 		tick        : send ack 4 2 -> replay 2
 		executed    : -> replay 3
 		executed    : send ack 4 4 -> wait
@@ -262,7 +264,7 @@ func TestReconnect(t *testing.T) {
 // A peer that is silent counts as failed; a backup without a connection claims first.
 func TestSilence(t *testing.T) {
 	play(t, NewPrimary(config, false), begun+`
-		tick        : send heartbeat 0 -> run
+		tick        : -> run
 		tick        : send heartbeat 0 -> run
 		ack 1 1     : -> run
 		tick        : send heartbeat 0 -> run
@@ -270,7 +272,7 @@ func TestSilence(t *testing.T) {
 		prints 0 a  : release print 0 a -> run
 		boundary    : opens record 1, send record 1 -> run
 		prints 1 b  : -> run
-		tick        : send heartbeat 0, claim -> run
+		tick        : claim -> run
 		# It has not won yet: nothing more may leave. It asks once.
 		tick        : send heartbeat 0 -> run
 		claimed won : send goodbye dropped, release print 1 b -> run
@@ -298,7 +300,7 @@ func TestSilence(t *testing.T) {
 // peer's words a chance to be read.
 func TestSlowProcess(t *testing.T) {
 	play(t, NewBackup(config), followed+`
-		tick        : send ack 1 1 -> wait
+		tick        : -> wait
 		tick        : send ack 1 1 -> wait
 		heartbeat 0 : -> wait
 		tick        : send ack 1 1 -> wait
@@ -312,7 +314,7 @@ func TestArbiter(t *testing.T) {
 	play(t, primary, begun+`
 		boundary    : opens record 1, send record 1 -> run
 		prints 0 a  : -> run
-		tick        : send heartbeat 0 -> run
+		tick        : -> run
 		tick        : send heartbeat 0 -> run
 		tick        : send heartbeat 0, claim -> run
 		claimed lost : -> stop with an error
@@ -321,7 +323,7 @@ func TestArbiter(t *testing.T) {
 		tick        : -> stop with an error
 	`)
 	play(t, backup, followed+`
-		tick        : send ack 1 1 -> wait
+		tick        : -> wait
 		tick        : send ack 1 1 -> wait
 		tick        : send ack 1 1, claim -> wait
 		# What it acknowledged is what it goes on from: nothing that comes now counts.
@@ -467,7 +469,7 @@ func TestQuit(t *testing.T) {
 	play(t, NewBackup(config), followed+`
 		record 1       : send ack 2 1 -> replay 1
 		goodbye quit   : -> replay 1
-		tick           : send ack 2 1 -> replay 1
+		tick           : -> replay 1
 		tick           : send ack 2 1 -> replay 1
 		tick           : send ack 2 1 -> replay 1
 		tick           : send ack 2 1 -> replay 1
@@ -477,7 +479,7 @@ func TestQuit(t *testing.T) {
 	`)
 	play(t, NewBackup(config), followed+`
 		record 1       : send ack 2 1 -> replay 1
-		tick           : send ack 2 1 -> replay 1
+		tick           : -> replay 1
 		tick           : send ack 2 1 -> replay 1
 		tick           : send ack 2 1, claim -> replay 1
 		goodbye quit   : -> replay 1

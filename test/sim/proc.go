@@ -486,7 +486,7 @@ func (p *proc) end(what misery) {
 // typeIn gives the console input, as Node.Type.
 func (p *proc) typeIn(line []byte) {
 	switch p.core.Role() {
-	case replica.Waiting, replica.Primary:
+	case replica.Waiting, replica.Primary, replica.Leaving:
 		p.accepted = append(p.accepted, typedLine{line, p.core.Opened()})
 	}
 	p.step(func(c *replica.Core) { c.Input(vmm.Input{Kind: vmm.InputConsole, Data: line}) })
