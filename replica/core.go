@@ -296,8 +296,6 @@ func (c *Core) Refused(err error) {
 
 // Tick is called at the interval of heartbeats. One is sent if nothing else was since the last tick.
 func (c *Core) Tick() {
-	spoke := c.spoke
-	c.spoke = false
 	switch {
 	case c.role == Stopped || c.alone || !c.met:
 		return
@@ -306,14 +304,13 @@ func (c *Core) Tick() {
 		return
 	case c.role == Backup:
 		c.dial()
-		if !spoke {
+		if !c.spoke {
 			c.ack()
-			c.spoke = false
 		}
-	case !spoke:
+	case !c.spoke:
 		c.send(Heartbeat{ConsoleLeft: c.gate.Left()})
-		c.spoke = false
 	}
+	c.spoke = false
 	c.silent++
 	limit := c.cfg.SuspectTicks
 	if c.role != Backup && c.conn == 0 {
