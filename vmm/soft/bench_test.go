@@ -93,27 +93,34 @@ var loops = []struct {
 func BenchmarkLoop(b *testing.B) {
 	for _, l := range loops {
 		b.Run(l.name, func(b *testing.B) {
-			m := program(b, l.code)
-			m.runFor(b, 100_000)
-			const n = 1_000_000
-			for b.Loop() {
-				m.runFor(b, n)
-			}
-			b.ReportMetric(float64(b.N)*n/1e6/b.Elapsed().Seconds(), "MIPS")
-			b.ReportMetric(0, "ns/op")
+			benchmarkLoop(b, program(b, l.code))
 		})
 	}
+}
+
+func benchmarkLoop(b *testing.B, m *machine) {
+	m.runFor(b, 100_000)
+	const n = 1_000_000
+	for b.Loop() {
+		m.runFor(b, n)
+	}
+	b.ReportMetric(float64(b.N)*n/1e6/b.Elapsed().Seconds(), "MIPS")
+	b.ReportMetric(0, "ns/op")
 }
 
 // TestLoopsAllocateNothing: code that was decoded once is executed without allocating memory.
 func TestLoopsAllocateNothing(t *testing.T) {
 	for _, l := range loops {
-		m := program(t, l.code)
-		for range 100 { // a run that ends within a block makes a new one begin there
-			m.runFor(t, 4999)
-		}
-		if n := testing.AllocsPerRun(10, func() { m.runFor(t, 4999) }); n != 0 {
-			t.Errorf("%s: %v allocations", l.name, n)
-		}
+		allocatesNothing(t, l.name, program(t, l.code))
+	}
+}
+
+func allocatesNothing(t *testing.T, name string, m *machine) {
+	t.Helper()
+	for range 100 { // a run that ends within a block makes a new one begin there
+		m.runFor(t, 4999)
+	}
+	if n := testing.AllocsPerRun(10, func() { m.runFor(t, 4999) }); n != 0 {
+		t.Errorf("%s: %v allocations", name, n)
 	}
 }

@@ -185,7 +185,6 @@ func (c *CPU) keep(p *codePage, start, end uint64, b *block) {
 		for _, q := range c.code.pages {
 			c.code.forget(q)
 		}
-		c.code.uops = len(b.ops)
 	}
 	p.blocks = append(p.blocks, b)
 	p.index[start] = uint16(len(p.blocks))

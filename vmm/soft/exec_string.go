@@ -19,6 +19,24 @@ func (c *CPU) stringTarget(in *x86.Inst, write bool) (uint64, bool) {
 	return c.linearAt(in, vmm.ES, c.r[vmm.RDI], in.OpSize, write)
 }
 
+// loadSource and loadTarget read the current element.
+
+func (c *CPU) loadSource(in *x86.Inst) (uint64, bool) {
+	at, ok := c.stringSource(in)
+	if !ok {
+		return 0, false
+	}
+	return c.load(at, in.OpSize)
+}
+
+func (c *CPU) loadTarget(in *x86.Inst) (uint64, bool) {
+	at, ok := c.stringTarget(in, false)
+	if !ok {
+		return 0, false
+	}
+	return c.load(at, in.OpSize)
+}
+
 // advanceString moves RSI or RDI by n elements, in the direction that DF says.
 func (c *CPU) advanceString(in *x86.Inst, reg uint8, n uint64) {
 	by := n * uint64(in.OpSize)
@@ -29,11 +47,7 @@ func (c *CPU) advanceString(in *x86.Inst, reg uint8, n uint64) {
 }
 
 func (c *CPU) movs(u *uop, in *x86.Inst) bool {
-	from, ok := c.stringSource(in)
-	if !ok {
-		return false
-	}
-	v, ok := c.load(from, in.OpSize)
+	v, ok := c.loadSource(in)
 	if !ok {
 		return false
 	}
@@ -47,18 +61,11 @@ func (c *CPU) movs(u *uop, in *x86.Inst) bool {
 }
 
 func (c *CPU) cmps(u *uop, in *x86.Inst) bool {
-	at, ok := c.stringSource(in)
+	a, ok := c.loadSource(in)
 	if !ok {
 		return false
 	}
-	a, ok := c.load(at, in.OpSize)
-	if !ok {
-		return false
-	}
-	if at, ok = c.stringTarget(in, false); !ok {
-		return false
-	}
-	b, ok := c.load(at, in.OpSize)
+	b, ok := c.loadTarget(in)
 	if !ok {
 		return false
 	}
@@ -78,11 +85,7 @@ func (c *CPU) stos(u *uop, in *x86.Inst) bool {
 }
 
 func (c *CPU) lods(u *uop, in *x86.Inst) bool {
-	from, ok := c.stringSource(in)
-	if !ok {
-		return false
-	}
-	v, ok := c.load(from, in.OpSize)
+	v, ok := c.loadSource(in)
 	if !ok {
 		return false
 	}
@@ -92,11 +95,7 @@ func (c *CPU) lods(u *uop, in *x86.Inst) bool {
 }
 
 func (c *CPU) scas(u *uop, in *x86.Inst) bool {
-	at, ok := c.stringTarget(in, false)
-	if !ok {
-		return false
-	}
-	v, ok := c.load(at, in.OpSize)
+	v, ok := c.loadTarget(in)
 	if !ok {
 		return false
 	}
@@ -124,11 +123,7 @@ func (c *CPU) ins(u *uop, in *x86.Inst) bool {
 }
 
 func (c *CPU) outs(u *uop, in *x86.Inst) bool {
-	from, ok := c.stringSource(in)
-	if !ok {
-		return false
-	}
-	v, ok := c.load(from, in.OpSize)
+	v, ok := c.loadSource(in)
 	if !ok {
 		return false
 	}

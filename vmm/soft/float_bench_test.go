@@ -106,14 +106,7 @@ func floatProgram(tb testing.TB, code []byte) *machine {
 func BenchmarkFloatLoop(b *testing.B) {
 	for _, l := range floatLoops {
 		b.Run(l.name, func(b *testing.B) {
-			m := floatProgram(b, l.code)
-			m.runFor(b, 100_000)
-			const n = 1_000_000
-			for b.Loop() {
-				m.runFor(b, n)
-			}
-			b.ReportMetric(float64(b.N)*n/1e6/b.Elapsed().Seconds(), "MIPS")
-			b.ReportMetric(0, "ns/op")
+			benchmarkLoop(b, floatProgram(b, l.code))
 		})
 	}
 }
@@ -121,13 +114,7 @@ func BenchmarkFloatLoop(b *testing.B) {
 // TestFloatLoopsAllocateNothing is TestLoopsAllocateNothing for these.
 func TestFloatLoopsAllocateNothing(t *testing.T) {
 	for _, l := range floatLoops {
-		m := floatProgram(t, l.code)
-		for range 100 {
-			m.runFor(t, 4999)
-		}
-		if n := testing.AllocsPerRun(10, func() { m.runFor(t, 4999) }); n != 0 {
-			t.Errorf("%s: %v allocations", l.name, n)
-		}
+		allocatesNothing(t, l.name, floatProgram(t, l.code))
 	}
 }
 

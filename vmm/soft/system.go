@@ -585,28 +585,30 @@ func (c *CPU) verify(u *uop, in *x86.Inst) bool {
 	return true
 }
 
+// System descriptors that LAR and LSL know, in long mode and outside it; LAR knows gates as well (SDM vol. 2A, LAR
+// and LSL).
+const (
+	segmentsLong = 1<<sysLDT | 1<<(sysTSS|sys32) | 1<<(sysTSS|sysBusy|sys32)
+	segments     = segmentsLong | 1<<sysTSS | 1<<(sysTSS|sysBusy)
+	gatesLong    = 1 << (sysCallGate | sys32)
+	gates        = gatesLong | 1<<sysCallGate | 1<<sysTaskGate
+)
+
+// loadAccess is LAR.
 func (c *CPU) loadAccess(u *uop, in *x86.Inst) bool {
-	sel, ok := c.word(u, &in.Arg[1], 2)
-	if !ok {
-		return false
-	}
-	d, ok, access := c.reachable(uint16(sel))
-	if !access {
-		return false
-	}
-	// System descriptors that LAR knows (SDM vol. 2A, LAR).
-	kinds := uint32(1<<sysLDT | 1<<(sysTSS|sys32) | 1<<(sysTSS|sysBusy|sys32) | 1<<(sysCallGate|sys32))
-	if c.efer&eferLMA == 0 {
-		kinds |= 1<<sysTSS | 1<<(sysTSS|sysBusy) | 1<<sysCallGate | 1<<sysTaskGate
-	}
-	if ok = ok && (d.kind()&0x10 != 0 || kinds>>d.kind()&1 != 0); ok {
-		c.setGPR(in.Arg[0].Reg, uint64(d>>32&0xff_ff00), in.OpSize)
-	}
-	c.setZF(ok)
-	return true
+	return c.inspect(u, in, segmentsLong|gatesLong, segments|gates,
+		func(d descriptor) uint64 { return uint64(d >> 32 & 0xff_ff00) })
 }
 
+// loadLimit is LSL.
 func (c *CPU) loadLimit(u *uop, in *x86.Inst) bool {
+	return c.inspect(u, in, segmentsLong, segments,
+		func(d descriptor) uint64 { return uint64(d.segment(0).Limit) })
+}
+
+// inspect puts a part of a descriptor into a register, if the descriptor is within reach and of code, data or a
+// kind of system descriptor that is in a set: long in long mode, else legacy. ZF tells whether it is.
+func (c *CPU) inspect(u *uop, in *x86.Inst, long, legacy uint32, part func(descriptor) uint64) bool {
 	sel, ok := c.word(u, &in.Arg[1], 2)
 	if !ok {
 		return false
@@ -615,12 +617,12 @@ func (c *CPU) loadLimit(u *uop, in *x86.Inst) bool {
 	if !access {
 		return false
 	}
-	kinds := uint32(1<<sysLDT | 1<<(sysTSS|sys32) | 1<<(sysTSS|sysBusy|sys32))
-	if c.efer&eferLMA == 0 {
-		kinds |= 1<<sysTSS | 1<<(sysTSS|sysBusy)
+	kinds := legacy
+	if c.efer&eferLMA != 0 {
+		kinds = long
 	}
 	if ok = ok && (d.kind()&0x10 != 0 || kinds>>d.kind()&1 != 0); ok {
-		c.setGPR(in.Arg[0].Reg, uint64(d.segment(0).Limit), in.OpSize)
+		c.setGPR(in.Arg[0].Reg, part(d), in.OpSize)
 	}
 	c.setZF(ok)
 	return true
