@@ -14,6 +14,7 @@ import (
 // have equal ones.
 type Config struct {
 	Disks []Disk // numbered from 0, as in vmm.Output.Device
+	NICs  []NIC  // likewise
 }
 
 // Disk is one virtio-blk device.
@@ -21,6 +22,12 @@ type Disk struct {
 	SizeBytes uint64 // a multiple of SectorSize, and not 0
 	ReadOnly  bool   // the guest's writes fail
 	Serial    string // at most 20 bytes; what the guest sees as the disk's ID
+	Shared    bool   // all hosts reach it; vmm.Output.Shared of its requests
+}
+
+// NIC is one virtio-net device.
+type NIC struct {
+	MAC [6]byte // what the guest sees as its address
 }
 
 // MaxDisks is how many disks a board can have.
