@@ -10,12 +10,24 @@ import (
 
 func TestAllocRAM(t *testing.T) {
 	const size = 4 << 20
-	mem, unlocked, err := AllocRAM(size)
+	for name, alloc := range map[string]func() ([]byte, error){
+		"huge pages": func() ([]byte, error) { return AllocRAM(size) },
+		"fixed": func() ([]byte, error) {
+			mem, unlocked, err := AllocFixedRAM(size)
+			if unlocked != nil {
+				t.Log(unlocked) // depends on the machine's limits
+			}
+			return mem, err
+		},
+	} {
+		t.Run(name, func(t *testing.T) { checkRAM(t, size, alloc) })
+	}
+}
+
+func checkRAM(t *testing.T, size int, alloc func() ([]byte, error)) {
+	mem, err := alloc()
 	if err != nil {
 		t.Fatal(err)
-	}
-	if unlocked != nil {
-		t.Log(unlocked) // depends on the machine's limits
 	}
 	if len(mem) != size || !bytes.Equal(mem, make([]byte, size)) {
 		t.Errorf("got %d bytes, want %d zero ones", len(mem), size)
@@ -26,9 +38,9 @@ func TestAllocRAM(t *testing.T) {
 	}
 }
 
-// TestAllocRAMUnlocked takes away this thread's right to lock and checks that the
+// TestAllocFixedRAMUnlocked takes away this thread's right to lock and checks that the
 // memory comes nevertheless, with advice.
-func TestAllocRAMUnlocked(t *testing.T) {
+func TestAllocFixedRAMUnlocked(t *testing.T) {
 	var old unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &old); err != nil {
 		t.Fatal(err)
@@ -38,7 +50,7 @@ func TestAllocRAMUnlocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Setrlimit(unix.RLIMIT_MEMLOCK, &old)
-	mem, unlocked, err := AllocRAM(1 << 20)
+	mem, unlocked, err := AllocFixedRAM(1 << 20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +67,7 @@ func TestAllocRAMBadSizes(t *testing.T) {
 		math.MaxUint64: "multiple of the page size",
 		1 << 60:        "--mem",
 	} {
-		_, _, err := AllocRAM(size)
+		_, err := AllocRAM(size)
 		mentions(t, err, want)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"ftvm/host"
 	"ftvm/vmm"
 	"ftvm/vmm/kvm"
 	"ftvm/vmm/soft"
@@ -20,16 +21,21 @@ type engineKind struct {
 	clocks []string
 	// epoch is the default of --epoch, in counts of its clocks.
 	epoch uint64
+	// alloc gives it guest memory; see host.AllocFixedRAM.
+	alloc func(size uint64) (mem []byte, unlocked, err error)
 	// make makes one, and tells which CPU the guest sees, for replicas to compare.
 	make func(ram *vmm.RAM, clock string) (e vmm.Engine, model string, err error)
 }
 
 var engineKinds = []engineKind{
-	{"kvm", []string{"exits", "step"}, 1000, func(ram *vmm.RAM, clock string) (vmm.Engine, string, error) {
+	{"kvm", []string{"exits", "step"}, 1000, host.AllocFixedRAM, func(ram *vmm.RAM, clock string) (vmm.Engine, string, error) {
 		e, err := kvm.New(ram, kvm.Options{Clock: clock})
 		return e, kvm.CPUModel(), err
 	}},
-	{"soft", []string{"instructions"}, 20_000_000, func(ram *vmm.RAM, _ string) (vmm.Engine, string, error) {
+	{"soft", []string{"instructions"}, 20_000_000, func(size uint64) (mem []byte, _, err error) {
+		mem, err = host.AllocRAM(size)
+		return mem, nil, err
+	}, func(ram *vmm.RAM, _ string) (vmm.Engine, string, error) {
 		return soft.New(ram), soft.Model, nil
 	}},
 }

@@ -121,7 +121,7 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	mem, unlocked, err := host.AllocRAM(size)
+	mem, unlocked, err := kind.alloc(size)
 	if err != nil {
 		return nil, fmt.Errorf("--mem %s: %w", g.mem, err)
 	}

@@ -273,7 +273,7 @@ func (t *timeline[T]) line(text string, at T) {
 // count runs the guest in this process, to know the positions of what it prints. Guest time is a function of
 // the position alone, so that every such run is the same; a run in real time differs by its timer interrupts.
 func (g *linuxGuest) count(ctx context.Context) (t timeline[vmm.Position], err error) {
-	mem, _, err := host.AllocRAM(linuxMiB << 20)
+	mem, err := host.AllocRAM(linuxMiB << 20)
 	if err != nil {
 		return t, err
 	}

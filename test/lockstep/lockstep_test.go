@@ -62,7 +62,7 @@ func newWorld(t *testing.T, clock, cmdline string) *world {
 
 func newWorldWith(t *testing.T, cmdline string, newEngine func(*vmm.RAM) vmm.Engine) *world {
 	t.Helper()
-	mem, _, err := host.AllocRAM(memSize)
+	mem, _, err := host.AllocFixedRAM(memSize)
 	if err != nil {
 		t.Fatal(err)
 	}
