@@ -13,8 +13,6 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-
-	"ftvm/vmm"
 )
 
 // SectorSize is the unit of a disk's size (virtio 1.2, 5.2.4).
@@ -30,11 +28,17 @@ type Disk struct {
 	size     uint64
 	readOnly bool
 
-	mu     sync.Mutex
-	wake   sync.Cond // queue or closed changed
-	queue  []vmm.Output
-	closed bool
-	worker sync.WaitGroup
+	mu      sync.Mutex
+	order   order
+	ready   []*request // may begin, in the order in which they became so
+	wake    sync.Cond  // something is ready, or the disk was closed
+	idle    int        // workers that wait and were not woken yet
+	workers int        // workers that there are
+	closed  bool
+	done    func(Completion)
+	working sync.WaitGroup // the workers
+
+	reporting sync.Mutex // held while done is called
 }
 
 // OpenOptions tells OpenDisk what the image is for.
@@ -43,6 +47,8 @@ type OpenOptions struct {
 	ReadOnly bool
 	// MinSize is how many bytes the image must have; at least one sector is always wanted.
 	MinSize uint64
+
+	shared bool // not locked, and on a file system; see SharedDisk
 }
 
 // OpenDisk opens an image and locks it until Close, or until the process ends, however it
@@ -70,6 +76,8 @@ func openDisk(path string, o OpenOptions) (*Disk, error) {
 	case mode.IsDir():
 		return nil, errors.New("is a directory: name a file in it")
 	case mode.IsRegular():
+	case mode.Type() == fs.ModeDevice && o.shared:
+		return nil, errors.New("is a block device, which cannot be locked against other hosts: share it through an NBD server")
 	case mode.Type() == fs.ModeDevice:
 		if !o.ReadOnly {
 			flags |= unix.O_EXCL // not while it is mounted: open(2)
@@ -92,7 +100,12 @@ func openDisk(path string, o OpenOptions) (*Disk, error) {
 	}
 	d := &Disk{f: f, path: path, readOnly: o.ReadOnly}
 	d.wake.L = &d.mu
-	if err = d.lock(); err == nil {
+	if !o.shared {
+		if err = d.lock(); errors.Is(err, ErrInUse) {
+			err = fmt.Errorf("%w: stop that one, or give each replica an image of its own", err)
+		}
+	}
+	if err == nil {
 		err = d.measure(o.MinSize)
 	}
 	if err != nil {
@@ -110,7 +123,7 @@ func (d *Disk) lock() error {
 	}
 	err := unix.Flock(int(d.f.Fd()), how|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%w%s: stop that one, or give each replica an image of its own", ErrInUse, d.lockHolder())
+		return fmt.Errorf("%w%s", ErrInUse, d.lockHolder())
 	} else if err != nil {
 		return fmt.Errorf("flock: %w", err)
 	}
