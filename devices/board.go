@@ -1,9 +1,8 @@
 package devices
 
 import (
-	"slices"
-
 	"fmt"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -27,16 +26,17 @@ type Disk struct {
 
 // NIC is one virtio-net device.
 type NIC struct {
-	MAC [6]byte // what the guest sees as its address
+	MAC [6]byte // what the guest sees as its address: a unicast one, and no other NIC's
 }
 
-// MaxDisks is how many disks a board can have.
-const MaxDisks = maxPCIDevices - 1 // one slot is the entropy source's
+// MaxDevices is how many disks and NICs together a board can have.
+const MaxDevices = maxPCIDevices - 1 // one slot is the entropy source's
 
 // Validate returns what is wrong with c, or nil.
 func (c Config) Validate() error {
-	if len(c.Disks) > MaxDisks {
-		return fmt.Errorf("devices: %d disks; a machine has at most %d", len(c.Disks), MaxDisks)
+	if len(c.Disks)+len(c.NICs) > MaxDevices {
+		return fmt.Errorf("devices: %d disks and %d network interfaces; a machine has at most %d of both together",
+			len(c.Disks), len(c.NICs), MaxDevices)
 	}
 	for i, d := range c.Disks {
 		if d.SizeBytes == 0 || d.SizeBytes%SectorSize != 0 {
@@ -44,6 +44,14 @@ func (c Config) Validate() error {
 		}
 		if len(d.Serial) > blkIDSize {
 			return fmt.Errorf("devices: disk %d: serial %q is longer than %d bytes", i, d.Serial, blkIDSize)
+		}
+	}
+	for i, n := range c.NICs {
+		if n.MAC[0]&1 != 0 || n.MAC == [6]byte{} {
+			return fmt.Errorf("devices: network interface %d: % x is not the address of one station", i, n.MAC)
+		}
+		if slices.Contains(c.NICs[:i], n) {
+			return fmt.Errorf("devices: network interface %d: another one has the address % x as well", i, n.MAC)
 		}
 	}
 	return nil
@@ -58,13 +66,16 @@ type Board struct {
 	uart    *uart
 	i8042   *i8042
 	exit    *exitPorts
+	acpi    *acpi
 	entropy entropyPool
 	pci     *pciBus
 	disks   []*virtioBlk
+	nics    []*virtioNet
 	rng     *virtioRNG
 	ports   []portRange
 
 	outputs []vmm.Output // not yet collected
+	frames  uint64       // that were sent so far
 	// sent is a checksum of all outputs so far, in order. With it in the state, replicas
 	// that agree on a digest agree on what they sent, and not only on how much.
 	sent uint64
@@ -96,10 +107,16 @@ func New(c Config, ram *vmm.RAM) *Board {
 	}
 	b := &Board{pic: newPIC(), rtc: newRTC(), i8042: newI8042(), exit: newExitPorts(), pci: newPCIBus()}
 	b.pit = newPIT(func(level bool) { b.pic.setIRQ(irqTimer, level) })
+	b.acpi = &acpi{off: b.exit.powerOff}
 	b.uart = newUART(func(level bool) { b.pic.setIRQ(irqSerial, level) })
 	for i, disk := range c.Disks {
 		d := newVirtioBlk(ram, len(b.pci.devices)+1, uint32(i), disk, b.emit)
 		b.disks = append(b.disks, d)
+		b.pci.devices = append(b.pci.devices, d.virtioPCI)
+	}
+	for i, nic := range c.NICs {
+		d := newVirtioNet(ram, len(b.pci.devices)+1, i, nic, func(frame []byte) { b.emitFrame(uint32(i), frame) })
+		b.nics = append(b.nics, d)
 		b.pci.devices = append(b.pci.devices, d.virtioPCI)
 	}
 	b.rng = newVirtioRNG(ram, len(b.pci.devices)+1, &b.entropy)
@@ -117,16 +134,17 @@ func New(c Config, ram *vmm.RAM) *Board {
 		{portControlA, portControlA, b.exit.in, b.exit.out},
 		{portDebugExit, portDebugExitLast, b.exit.in, b.exit.out},
 		{portPICELCRMaster, portPICELCRSlave, b.pic.in, b.pic.out},
-		{portPM1a, portPM1a + 1, b.exit.in, b.exit.out},
+		{portPM1Status, portPM1Control + 1, b.acpi.in, b.acpi.out},
+		{portPMTimer, portPMTimer + 3, b.acpi.in, b.acpi.out},
 		{portResetControl, portResetControl, b.exit.in, b.exit.out},
 		{portPM1aBochs, portPM1aBochs + 1, b.exit.in, b.exit.out},
 	}
 	return b
 }
 
-// setTriggers makes the lines that PCI devices share level-triggered.
+// setTriggers makes the lines that PCI devices share level-triggered, and the SCI's (ACPI 6.5, 5.2.9, SCI_INT).
 func (b *Board) setTriggers() {
-	var levels uint16
+	levels := uint16(1) << irqSCI
 	for i := range b.pci.devices {
 		levels |= 1 << pciIRQ(i+1)
 	}
@@ -137,7 +155,7 @@ func (b *Board) setTriggers() {
 func (b *Board) uartIn(port uint16) uint8 { return b.uart.in(uint8(port & 7)) }
 
 // uartOut makes an output of what was transmitted at once, so that it keeps its place among
-// the disk requests. Bytes in a row are one output.
+// the other outputs. Bytes in a row are one output.
 func (b *Board) uartOut(port uint16, v uint8) {
 	before := b.uart.sent()
 	b.uart.out(uint8(port&7), v)
@@ -232,6 +250,7 @@ func (b *Board) setLines() {
 func (b *Board) SetTime(t vmm.Time) {
 	b.pit.setTime(t)
 	b.rtc.setTime(t)
+	b.acpi.setTime(t)
 }
 
 // Deadline is when the timer next raises its line. While IRQ 0 is masked that is no
@@ -262,6 +281,11 @@ func (b *Board) Deliver(in vmm.Input) error {
 		if err := b.disks[in.Device].complete(in); err != nil {
 			return err
 		}
+	case vmm.InputFrame:
+		if uint64(in.Device) >= uint64(len(b.nics)) {
+			return fmt.Errorf("devices: frame for network interface %d; the machine has %d", in.Device, len(b.nics))
+		}
+		b.nics[in.Device].receive(in.Data)
 	case vmm.InputEntropy:
 		if err := b.entropy.refill(in.Data); err != nil {
 			return err
@@ -274,7 +298,13 @@ func (b *Board) Deliver(in vmm.Input) error {
 	return nil
 }
 
-// emit puts a disk request in its place among the outputs.
+// emitFrame makes an output of a frame that NIC number device sends.
+func (b *Board) emitFrame(device uint32, frame []byte) {
+	b.emit(vmm.Output{Kind: vmm.OutputFrame, Device: device, Seq: b.frames, Data: frame})
+	b.frames++
+}
+
+// emit puts a disk request or a frame in its place among the outputs.
 func (b *Board) emit(o vmm.Output) {
 	b.outputs = append(b.outputs, o)
 	for _, v := range [...]uint64{uint64(o.Device), uint64(o.Op), o.Offset, o.Length, xxhash.Sum64(o.Data)} {
@@ -294,9 +324,9 @@ func (b *Board) Outputs(dst []vmm.Output) []vmm.Output {
 	return dst
 }
 
-// RequestsWait reports whether a disk request is among what Outputs would return.
+// RequestsWait reports whether a disk request or a frame is among what Outputs would return.
 func (b *Board) RequestsWait() bool {
-	return slices.ContainsFunc(b.outputs, func(o vmm.Output) bool { return o.Kind == vmm.OutputDisk })
+	return slices.ContainsFunc(b.outputs, func(o vmm.Output) bool { return o.Kind != vmm.OutputConsole })
 }
 
 // EntropyWanted is how many bytes the next record should bring.
@@ -304,6 +334,14 @@ func (b *Board) EntropyWanted() int { return b.entropy.wanted() }
 
 // ConsoleRoom is how many bytes the UART takes before it has a FIFO full of them.
 func (b *Board) ConsoleRoom() int { return b.uart.room() }
+
+// FrameRoom is how many of frames find buffers in the receive queue of NIC number device.
+func (b *Board) FrameRoom(device uint32, frames [][]byte) int {
+	if uint64(device) >= uint64(len(b.nics)) {
+		return 0
+	}
+	return b.nics[device].room(frames)
+}
 
 // Ended reports how the guest switched itself off, if it did.
 func (b *Board) Ended() (vmm.End, bool) {
@@ -316,10 +354,11 @@ func (b *Board) Ended() (vmm.End, bool) {
 // State visits all devices. What was not collected by Outputs is not part of it, and
 // restoring drops it.
 func (b *Board) State(a *vmm.Archive) {
-	for _, s := range [...]vmm.Stateful{b.pic, b.pit, b.rtc, b.uart, b.i8042, b.exit, &b.entropy, b.pci} {
+	for _, s := range [...]vmm.Stateful{b.pic, b.pit, b.rtc, b.uart, b.i8042, b.exit, b.acpi, &b.entropy, b.pci} {
 		s.State(a)
 	}
 	a.Section("board")
+	a.U64("frames", &b.frames)
 	a.U64("sent", &b.sent)
 	if a.Loading() {
 		b.outputs = nil

@@ -33,7 +33,8 @@ func lockstep(t *testing.T, data []byte, setup func(*guest) func(*script)) {
 	straight := &script{data}
 	moveAt := int(straight.u8())
 	moved := &script{straight.rest}
-	a, b := newGuest(t, testDisk, Disk{SizeBytes: 4096, ReadOnly: true}), newGuest(t, testDisk, Disk{SizeBytes: 4096, ReadOnly: true})
+	config := Config{Disks: []Disk{testDisk, {SizeBytes: 4096, ReadOnly: true}}, NICs: []NIC{testNIC}}
+	a, b := newGuestOf(t, config), newGuestOf(t, config)
 	stepA, stepB := setup(a), setup(b)
 	for n := 0; len(straight.rest) > 0; n++ {
 		if n == moveAt {
@@ -75,13 +76,8 @@ func (g *guest) move() {
 	g.t.Helper()
 	g.outputs()
 	saved := g.state()
-	var c Config
-	for _, d := range g.b.disks {
-		serial := strings.TrimRight(string(d.serial[:]), "\x00")
-		c.Disks = append(c.Disks, Disk{SizeBytes: d.sectors * SectorSize, ReadOnly: d.readOnly, Serial: serial})
-	}
 	now := g.b.pit.now
-	g.b = New(c, g.ram)
+	g.b = New(g.made, g.ram)
 	a := vmm.NewLoader(saved)
 	g.b.State(a)
 	if err := a.Finish(); err != nil {
@@ -112,21 +108,25 @@ func TestConfigValidate(t *testing.T) {
 	for _, tt := range []struct {
 		what  string
 		disks []Disk
+		nics  []NIC
 		want  string // in the error
 	}{
-		{"no disk", nil, ""},
-		{"as many as fit", bigConfig(MaxDisks), ""},
-		{"too many", bigConfig(MaxDisks + 1), "at most 30"},
-		{"no size", []Disk{{}}, "multiple of 512"},
-		{"odd size", []Disk{{SizeBytes: 513}}, "multiple of 512"},
-		{"serial", []Disk{{SizeBytes: 512, Serial: strings.Repeat("x", 21)}}, "longer than 20"},
+		{"nothing", nil, nil, ""},
+		{"as many as fit", bigConfig(MaxDevices - 1), []NIC{testNIC}, ""},
+		{"too many", bigConfig(MaxDevices), []NIC{testNIC}, "at most 30"},
+		{"no size", []Disk{{}}, nil, "multiple of 512"},
+		{"odd size", []Disk{{SizeBytes: 513}}, nil, "multiple of 512"},
+		{"serial", []Disk{{SizeBytes: 512, Serial: strings.Repeat("x", 21)}}, nil, "longer than 20"},
+		{"no address", nil, []NIC{{}}, "not the address of one station"},
+		{"group address", nil, []NIC{{MAC: [6]byte{1, 0, 0x5E, 0, 0, 1}}}, "not the address of one station"},
+		{"same address", nil, []NIC{testNIC, {MAC: [6]byte{2}}, testNIC}, "interface 2: another one"},
 	} {
-		err := Config{Disks: tt.disks}.Validate()
+		err := Config{Disks: tt.disks, NICs: tt.nics}.Validate()
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want %q", tt.what, err, tt.want)
 		}
 	}
-	g := newGuest(t, bigConfig(MaxDisks)...)
+	g := newGuest(t, bigConfig(MaxDevices)...)
 	if v := g.config(31, pciVendorID, 4); v != 0x1044_1AF4 {
 		t.Errorf("slot 31 of a full board: %#x, want the entropy source", v)
 	}
@@ -263,7 +263,7 @@ func session(g *guest, step func()) {
 	send(func() { g.out(pciConfigData, 4, 0xFFFF_FFFF) })
 	send(func() { g.in(pciConfigData, 4) })
 	send(func() { g.out(pciConfigData, 4, 0xE800_0000) })
-	disk, rng := g.probe(1), g.probe(3)
+	disk, nic, rng := g.probe(1), g.probe(3), g.probe(4)
 	for _, f := range []vmm.GPA{0x00, 0x08, 0x16} { // the select registers
 		send(func() { disk.store(disk.common+f, 1<<(2-f/0x16), 1) })
 		g.load(disk.common, 8)
@@ -326,8 +326,26 @@ func session(g *guest, step func()) {
 	irq()
 	send(func() { rng.load(rng.isr, 1) })
 	send(func() { rng.send(buf{testData + 64, 32, descWrite, 0}) })
-	send(func() { g.setConfig(3, pciCommand, 2, pciCommandMemory|pciCommandInterruptDisable) })
-	send(func() { g.setConfig(3, pciCommand, 2, pciCommandMemory) })
+	send(func() { g.setConfig(4, pciCommand, 2, pciCommandMemory|pciCommandInterruptDisable) })
+	send(func() { g.setConfig(4, pciCommand, 2, pciCommandMemory) })
+
+	// And so does the network interface.
+	var receive, transmit *driver
+	send(func() { receive, transmit = nic.startNIC(netFeatures, 8) })
+	send(func() { receive.send(buf{testData, 64, descWrite, 0}) })
+	send(func() { g.deliver(vmm.Input{Kind: vmm.InputFrame, Data: frame('i', 40)}) })
+	irq()
+	send(func() { nic.load(nic.isr, 1) })
+	send(func() { g.deliver(vmm.Input{Kind: vmm.InputFrame, Data: frame('l', 40)}) }) // there is no buffer
+	send(func() { transmit.write(testData+64, frame('o', 50)) })
+	send(func() { transmit.send(buf{testData + 64, 50, 0, 0}) })
+	send(func() { transmit.send(buf{testData + 64, 3, 0, 0}) }) // is no frame
+	send(func() { transmit.send(buf{testData + 64, 48, 0, 0}) })
+	irq()
+	send(func() { g.out(portPM1Enable, 2, 0x0120) })
+	send(func() { g.out(portPM1Control, 2, 0x1402) })
+	g.in(portPM1Enable, 4)
+	g.in(portPMTimer, 4)
 
 	send(func() { g.deliver(vmm.Input{Kind: vmm.InputConsole, Data: []byte("hello")}) })
 	send(func() { g.in(portUART, 1) })
@@ -347,7 +365,9 @@ func session(g *guest, step func()) {
 // TestBoardMove lives the same session again and again, each time with a move to a
 // fresh board at another step. A part of the state that is not saved shows up here.
 func TestBoardMove(t *testing.T) {
-	newSession := func() *guest { return newGuest(t, testDisk, testDisk) }
+	newSession := func() *guest {
+		return newGuestOf(t, Config{Disks: []Disk{testDisk, testDisk}, NICs: []NIC{testNIC}})
+	}
 	want, steps := newSession(), 0
 	session(want, func() { steps++ })
 	want.outputs()
@@ -394,6 +414,7 @@ func TestBoardDeliver(t *testing.T) {
 		{vmm.Input{Kind: vmm.InputDisk, ID: 1, Data: make([]byte, 511)}, "511 bytes of data, not 512"},
 		{vmm.Input{Kind: vmm.InputDisk, ID: 1, Status: vmm.DiskError, Data: []byte{1}}, "1 bytes of data, not 0"},
 		{vmm.Input{Kind: vmm.InputDisk, ID: 1, Status: 2}, "status 2"},
+		{vmm.Input{Kind: vmm.InputFrame, Data: frame('f', 64)}, "the machine has 0"},
 		{vmm.Input{Kind: vmm.InputConsole, Data: make([]byte, 1<<20)}, ""},
 		{vmm.Input{Kind: vmm.InputEntropy, Data: make([]byte, 1<<20)}, ""},
 	} {
@@ -435,17 +456,21 @@ func TestBoardDeadline(t *testing.T) {
 // TestBoardHostileState restores damaged states: each must fail or give a board that
 // works.
 func TestBoardHostileState(t *testing.T) {
-	g := newGuest(t, testDisk)
+	config := Config{Disks: []Disk{testDisk}, NICs: []NIC{testNIC}}
+	g := newGuestOf(t, config)
 	d := g.probe(1).start(blkFlush, 16)
 	d.request(blkTypeIn, 0, nil, 1024)
 	d.request(blkTypeOut, 3, make([]byte, 512), 0)
 	g.deliver(vmm.Input{Kind: vmm.InputEntropy, Data: make([]byte, 20)})
+	receive, transmit := g.probe(2).startNIC(netFeatures, 8)
+	receive.offerBuffers(2, 64)
+	transmit.offer(transmit.chain(buf{testData, 64, 0, 0}))
 	saved := g.state()
 	for i := range saved {
 		for _, flip := range []byte{0x01, 0x80, 0xFF} {
 			bad := bytes.Clone(saved)
 			bad[i] ^= flip
-			h := newGuest(t, testDisk)
+			h := newGuestOf(t, config)
 			a := vmm.NewLoader(bad)
 			if h.b.State(a); a.Finish() != nil {
 				continue
@@ -453,13 +478,16 @@ func TestBoardHostileState(t *testing.T) {
 			for id := range uint64(2) {
 				_ = h.b.Deliver(vmm.Input{Kind: vmm.InputDisk, ID: id, Data: make([]byte, 1024*(1-id))})
 			}
-			h.store(d.notify, 2, 0)
+			_ = h.b.Deliver(vmm.Input{Kind: vmm.InputFrame, Data: frame('h', 100)})
+			for _, driver := range []*driver{d, receive, transmit} {
+				h.store(driver.notify+notifyMultiplier*vmm.GPA(driver.queue), 2, 0)
+			}
 			h.b.SetTime(1 << 40)
 			h.b.Interrupt()
 		}
 		if i%7 == 0 {
 			a := vmm.NewLoader(saved[:i])
-			if newGuest(t, testDisk).b.State(a); a.Finish() == nil {
+			if newGuestOf(t, config).b.State(a); a.Finish() == nil {
 				t.Errorf("a state cut to %d of %d bytes was accepted", i, len(saved))
 			}
 		}
@@ -500,7 +528,9 @@ func TestBoardRefusedState(t *testing.T) {
 		{"disk0.request.id", 2},
 		{"disk0.request.op", 0},
 		{"disk0.request.op", uint64(vmm.DiskRead)}, // without buffers for its bytes
-		{"disk0.request.op", 4},
+		{"disk0.request.op", 6},
+		{"acpi.pm1_enable", 2},
+		{"acpi.pm1_control", pm1SCIEnable},
 		{"disk0.request.status", guestRAM},
 		{"disk0.request.segments", maxQueueSize + 1},
 		{"disk0.request.bytes", 1 << 62},

@@ -1,5 +1,5 @@
-// Package devices is the platform of the machine: a PC without BIOS whose disks
-// and entropy source are modern virtio devices on PCI. [Board] joins the models
+// Package devices is the platform of the machine: a PC without BIOS whose disks, network
+// interfaces and entropy source are modern virtio devices on PCI. [Board] joins the models
 // and is what package vmm sees.
 //
 // Invariants:
@@ -12,8 +12,9 @@
 //   - Everything that decides what a model does next is visited by its State method.
 //     Outputs that were produced but not yet collected are not state: whoever saves
 //     collects them first. Data of disk writes in flight is not state either: it left
-//     with its output.
+//     with its output. Frames are never kept.
 //
 // One goroutine at a time may use a Board. Read board.go first, then pci.go,
-// virtiopci.go, virtqueue.go and virtioblk.go for the way of a disk request.
+// virtiopci.go, virtqueue.go and virtioblk.go for the way of a disk request, virtionet.go for
+// that of a frame.
 package devices

@@ -7,20 +7,16 @@ import "ftvm/vmm"
 //
 //   - 0xF4-0xF7, isa-debug-exit (iobase=0xf4,iosize=4): value v ends the guest
 //     with code v<<1|1.
-//   - 0x604, the ACPI PM1a control register where QEMU's i440fx and q35 machines
-//     have it, and 0xB004, where Bochs and older QEMUs have it: SLP_EN with
-//     SLP_TYP 0, which is QEMU's S5, switches the machine off (ACPI 6.5, 4.8.3.2.1).
-//     The usual 16-bit 0x2000 arrives as two bytes, of which the high one says it all.
-//     There is no ACPI here, so nothing else of the register exists.
+//   - 0xB004, where Bochs and older QEMUs have the ACPI PM1a control register: SLP_EN with
+//     SLP_TYP 0 switches the machine off. The usual 16-bit 0x2000 arrives as two bytes, of
+//     which the high one says it all. The real register is at 0x604, see acpi.go.
 //   - 0x92, system control port A, bit 0, and 0xCF9, reset control, bit 2 (as in the
 //     82371AB, PIIX4): reset. The third way, 0xFE to port 0x64, is i8042's.
 //
-// 0x600 is not among them: it is cloud-hypervisor's power-off port, but on QEMU's
-// machines it is the PM1a event block, which a guest clears as a matter of course.
+// 0x600, cloud-hypervisor's power-off port, is not among them: here as on QEMU's machines it is the PM1a event block.
 const (
 	portDebugExit     = 0xF4
 	portDebugExitLast = 0xF7
-	portPM1a          = 0x604
 	portPM1aBochs     = 0xB004
 	portControlA      = 0x92
 	portResetControl  = 0xCF9
@@ -30,8 +26,6 @@ const (
 	controlAReset   = 1 << 0
 	controlAA20     = 1 << 1
 	resetControlCPU = 1 << 2
-	pm1SleepEnable  = 1 << 5 // SLP_EN, bit 13, in the high byte
-	pm1SleepType    = 7 << 2 // SLP_TYP, bits 10 to 12, in the high byte
 )
 
 // exitPorts are the ports listed above. The first end is the end: later writes
@@ -53,6 +47,8 @@ func (e *exitPorts) finish(kind vmm.EndKind, code int) {
 	}
 }
 
+func (e *exitPorts) powerOff() { e.finish(vmm.EndPowerOff, 0) }
+
 func (e *exitPorts) in(port uint16) uint8 {
 	switch {
 	case port == portControlA && e.a20:
@@ -67,9 +63,9 @@ func (e *exitPorts) out(port uint16, v uint8) {
 	switch {
 	case port >= portDebugExit && port <= portDebugExitLast:
 		e.finish(vmm.EndDebugExit, int(v)<<1|1)
-	case port == portPM1a+1 || port == portPM1aBochs+1:
-		if v&(pm1SleepEnable|pm1SleepType) == pm1SleepEnable {
-			e.finish(vmm.EndPowerOff, 0)
+	case port == portPM1aBochs+1:
+		if uint16(v)<<8&(pm1SleepEnable|pm1SleepType) == pm1SleepEnable {
+			e.powerOff()
 		}
 	case port == portControlA:
 		e.a20 = v&controlAA20 != 0

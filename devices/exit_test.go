@@ -20,15 +20,14 @@ func TestExitPorts(t *testing.T) {
 		{"debug exit 16", []write{{0xF4, 0x10}}, vmm.End{Kind: vmm.EndDebugExit, Code: 33}},
 		{"debug exit, 32 bits wide", []write{{0xF4, 3}, {0xF5, 9}, {0xF6, 9}, {0xF7, 9}}, vmm.End{Kind: vmm.EndDebugExit, Code: 7}},
 		{"debug exit, last port", []write{{0xF7, 0xFF}}, vmm.End{Kind: vmm.EndDebugExit, Code: 511}},
-		{"ACPI power-off", []write{{0x604, 0x00}, {0x605, 0x20}}, vmm.End{Kind: vmm.EndPowerOff}},
-		{"ACPI, SLP_EN clear", []write{{0x604, 0x01}, {0x605, 0x00}}, vmm.End{}},
-		{"ACPI, suspend", []write{{0x604, 0x01}, {0x605, 0x24}}, vmm.End{}},
 		{"Bochs power-off", []write{{0xB004, 0x00}, {0xB005, 0x20}}, vmm.End{Kind: vmm.EndPowerOff}},
+		{"Bochs, SLP_EN clear", []write{{0xB004, 0x01}, {0xB005, 0x00}}, vmm.End{}},
+		{"Bochs, suspend", []write{{0xB004, 0x01}, {0xB005, 0x24}}, vmm.End{}},
 		{"fast reset", []write{{0x92, 0x03}}, vmm.End{Kind: vmm.EndReset}},
 		{"A20", []write{{0x92, 0x02}}, vmm.End{}},
 		{"reset control as Linux writes it", []write{{0xCF9, 0x02}, {0xCF9, 0x06}}, vmm.End{Kind: vmm.EndReset}},
 		{"reset control, kind of reset only", []write{{0xCF9, 0x0A}}, vmm.End{}},
-		{"the first end counts", []write{{0xF4, 5}, {0x605, 0x20}, {0x92, 1}}, vmm.End{Kind: vmm.EndDebugExit, Code: 11}},
+		{"the first end counts", []write{{0xF4, 5}, {0xB005, 0x20}, {0x92, 1}}, vmm.End{Kind: vmm.EndDebugExit, Code: 11}},
 	} {
 		e := newExitPorts()
 		for _, w := range tt.writes {
@@ -53,7 +52,6 @@ func TestExitPortsRead(t *testing.T) {
 	e.out(0xCF9, 0x0A)
 	wantPort(t, "reset control", e.in(0xCF9), 0x0A)
 	wantPort(t, "debug exit", e.in(0xF4), 0x00)
-	wantPort(t, "PM1a control", e.in(0x604), 0x00)
 }
 
 func TestExitPortsRejectState(t *testing.T) {
@@ -64,7 +62,7 @@ func TestExitPortsRejectState(t *testing.T) {
 }
 
 func FuzzExitPorts(f *testing.F) {
-	ports := [...]uint16{0xF4, 0xF7, 0x604, 0x605, 0xB004, 0xB005, 0x92, 0xCF9}
+	ports := [...]uint16{0xF4, 0xF7, 0xB004, 0xB005, 0x92, 0xCF9}
 	fuzzDevice(f, func() specimen {
 		e := newExitPorts()
 		return specimen{e, nil, func(op, x, y uint8) (v uint64) {
@@ -79,6 +77,6 @@ func FuzzExitPorts(f *testing.F) {
 		}}
 	},
 		"",
-		"\x01\x06\x02\x00\x06\x00\x01\x07\x02\x01\x07\x06\x00\x07\x00\x01\x00\x07",
+		"\x01\x04\x02\x00\x04\x00\x01\x05\x02\x01\x05\x06\x00\x05\x00\x01\x00\x07",
 	)
 }

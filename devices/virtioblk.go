@@ -10,19 +10,23 @@ import (
 
 // Feature bits of the block device (virtio 1.2, 5.2.3).
 const (
-	blkSizeMax = 1 << 1
-	blkSegMax  = 1 << 2
-	blkRO      = 1 << 5
-	blkBlkSize = 1 << 6
-	blkFlush   = 1 << 9
+	blkSizeMax     = 1 << 1
+	blkSegMax      = 1 << 2
+	blkRO          = 1 << 5
+	blkBlkSize     = 1 << 6
+	blkFlush       = 1 << 9
+	blkDiscard     = 1 << 13
+	blkWriteZeroes = 1 << 14
 )
 
 // Request types and, where vmm.DiskStatus has none, status (5.2.6).
 const (
-	blkTypeIn    = 0
-	blkTypeOut   = 1
-	blkTypeFlush = 4
-	blkTypeGetID = 8
+	blkTypeIn          = 0
+	blkTypeOut         = 1
+	blkTypeFlush       = 4
+	blkTypeGetID       = 8
+	blkTypeDiscard     = 11
+	blkTypeWriteZeroes = 13
 
 	blkUnsupported = vmm.DiskStatus(2)
 )
@@ -33,12 +37,20 @@ const (
 
 	blkHeaderSize = 16 // type, reserved, sector
 	blkIDSize     = 20
+	blkRangeSize  = 16 // struct virtio_blk_discard_write_zeroes: sector, num_sectors, flags
+	blkUnmap      = 1  // its flag
 
 	// A request moves at most blkMaxSegments stretches of blkMaxSegment bytes. The driver
-	// is told by SIZE_MAX and SEG_MAX; a larger request fails.
+	// is told by SIZE_MAX and SEG_MAX; a larger request fails. With header and status that many stretches fill a
+	// queue; single pages, as a guest's file cache has them, make requests of 1 MiB.
 	blkMaxSegment  = 16 << 10
-	blkMaxSegments = 64
+	blkMaxSegments = maxQueueSize - 2
 	blkMaxData     = blkMaxSegment * blkMaxSegments
+
+	// A request to discard or to write zeroes is about one stretch of at most blkMaxZeroed bytes: what a host that
+	// cannot punch holes can write while others wait. blkDiscardUnit is what holes are made of on most hosts.
+	blkMaxZeroed   = 64 << 20
+	blkDiscardUnit = 4096
 
 	// blkMaxRequests limits the requests of which no completion came yet. It is more than
 	// a queue holds, because a reset empties the queue and not the host's hands.
@@ -57,6 +69,7 @@ type virtioBlk struct {
 	index    uint32 // among the machine's disks
 	sectors  uint64
 	readOnly bool
+	shared   bool
 	serial   [blkIDSize]byte
 	emit     func(vmm.Output)
 
@@ -81,17 +94,25 @@ type blkRequest struct {
 
 // newVirtioBlk makes disk number index, in the given slot. Its outputs go to emit.
 func newVirtioBlk(ram *vmm.RAM, slot int, index uint32, disk Disk, emit func(vmm.Output)) *virtioBlk {
-	d := &virtioBlk{index: index, sectors: disk.SizeBytes / SectorSize, readOnly: disk.ReadOnly, emit: emit}
+	d := &virtioBlk{index: index, sectors: disk.SizeBytes / SectorSize, readOnly: disk.ReadOnly, shared: disk.Shared, emit: emit}
 	copy(d.serial[:], disk.Serial)
 	features := uint64(blkSizeMax | blkSegMax | blkBlkSize | blkFlush)
-	if d.readOnly {
-		features |= blkRO
-	}
-	config := make([]byte, 24) // struct virtio_blk_config up to blk_size (5.2.4)
+	config := make([]byte, 60) // struct virtio_blk_config up to write_zeroes_may_unmap (5.2.4)
 	binary.LittleEndian.PutUint64(config[0:], d.sectors)
 	binary.LittleEndian.PutUint32(config[8:], blkMaxSegment)
 	binary.LittleEndian.PutUint32(config[12:], blkMaxSegments)
 	binary.LittleEndian.PutUint32(config[20:], SectorSize)
+	if d.readOnly {
+		features |= blkRO
+	} else {
+		features |= blkDiscard | blkWriteZeroes
+		binary.LittleEndian.PutUint32(config[36:], blkMaxZeroed/SectorSize)
+		binary.LittleEndian.PutUint32(config[40:], 1) // max_discard_seg
+		binary.LittleEndian.PutUint32(config[44:], blkDiscardUnit/SectorSize)
+		binary.LittleEndian.PutUint32(config[48:], blkMaxZeroed/SectorSize)
+		binary.LittleEndian.PutUint32(config[52:], 1) // max_write_zeroes_seg
+		config[56] = 1                                // write_zeroes_may_unmap
+	}
 	d.virtioPCI = newVirtioPCI(ram, slot, virtioType{
 		name: fmt.Sprintf("disk%d", index), id: 2, class: 0x01_80_00, // mass storage, other
 		queues: 1, features: features, config: config,
@@ -102,7 +123,11 @@ func newVirtioBlk(ram *vmm.RAM, slot int, index uint32, disk Disk, emit func(vmm
 // serve starts what the driver made available. When too much is in flight the rest waits
 // in the ring for a completion.
 func (d *virtioBlk) serve(q *virtqueue) {
-	for len(d.requests) < blkMaxRequests && d.inFlight < blkMaxInFlight && q.next(&d.chain) {
+	// Answering a request at once can make another available, if the rings lie in each other's way.
+	for range q.size {
+		if len(d.requests) >= blkMaxRequests || d.inFlight >= blkMaxInFlight || !q.next(&d.chain) {
+			return
+		}
 		d.start(&d.chain)
 	}
 }
@@ -131,14 +156,20 @@ func (d *virtioBlk) start(c *chain) {
 		r.op, r.length = vmm.DiskWrite, total(payload)
 	case blkTypeFlush:
 		r.op, sector = vmm.DiskFlush, 0
+	case blkTypeDiscard, blkTypeWriteZeroes:
+		var status vmm.DiskStatus
+		if r.op, sector, r.length, status = d.zeroed(kind, payload); status != vmm.DiskOK {
+			d.finish(&r, status, 0)
+			return
+		}
 	case blkTypeGetID:
-		d.finish(&r, vmm.DiskOK, scatter(d.ram, r.data, d.serial[:]))
+		d.finish(&r, vmm.DiskOK, scatter(d.ram, r.data, 0, d.serial[:]))
 		return
 	default:
 		d.finish(&r, blkUnsupported, 0)
 		return
 	}
-	if r.op != vmm.DiskFlush && !d.holds(sector, r.length) || r.op == vmm.DiskWrite && d.readOnly {
+	if r.op != vmm.DiskFlush && !d.holds(sector, r.length) || r.moves() > blkMaxData || r.changes() && d.readOnly {
 		d.finish(&r, vmm.DiskError, 0)
 		return
 	}
@@ -151,10 +182,32 @@ func (d *virtioBlk) start(c *chain) {
 	d.issue(r, sector*SectorSize, data)
 }
 
-// holds reports whether the disk has length bytes at sector, and the device takes
-// them in one request.
+// zeroed reads the one stretch that a request to discard or to write zeroes is about (5.2.6.1, 5.2.6.2). It changes
+// payload's elements.
+func (d *virtioBlk) zeroed(kind uint32, payload []segment) (op vmm.DiskOp, sector, length uint64, status vmm.DiskStatus) {
+	var p [blkRangeSize]byte
+	if rest, ok := pull(d.ram, payload, p[:]); !ok || total(rest) != 0 {
+		return 0, 0, 0, vmm.DiskError
+	}
+	flags := binary.LittleEndian.Uint32(p[12:])
+	switch {
+	case kind == blkTypeDiscard && flags == 0, kind == blkTypeWriteZeroes && flags == blkUnmap:
+		op = vmm.DiskDiscard // what was discarded reads as zeros here
+	case kind == blkTypeWriteZeroes && flags == 0:
+		op = vmm.DiskWriteZeroes
+	default:
+		return 0, 0, 0, blkUnsupported
+	}
+	length = uint64(binary.LittleEndian.Uint32(p[8:])) * SectorSize
+	if length > blkMaxZeroed {
+		return 0, 0, 0, vmm.DiskError
+	}
+	return op, binary.LittleEndian.Uint64(p[:]), length, vmm.DiskOK
+}
+
+// holds reports whether the disk has length bytes, which are whole sectors and not none, at sector.
 func (d *virtioBlk) holds(sector, length uint64) bool {
-	return length > 0 && length <= blkMaxData && length%SectorSize == 0 &&
+	return length > 0 && length%SectorSize == 0 &&
 		sector <= d.sectors && length/SectorSize <= d.sectors-sector
 }
 
@@ -163,9 +216,9 @@ func (d *virtioBlk) issue(r blkRequest, offset uint64, data []byte) {
 	r.id = d.seq
 	d.seq++
 	d.requests = append(d.requests, r)
-	d.inFlight += r.length
+	d.inFlight += r.moves()
 	d.emit(vmm.Output{Kind: vmm.OutputDisk, Device: d.index, Seq: r.id, Op: r.op,
-		Offset: offset, Length: r.length, Data: data})
+		Offset: offset, Length: r.length, Data: data, Shared: d.shared})
 }
 
 // complete takes the completion of a request in flight. An error says why it cannot
@@ -190,15 +243,15 @@ func (d *virtioBlk) complete(in vmm.Input) error {
 			d.index, in.ID, len(in.Data), want)
 	}
 	d.requests = slices.Delete(d.requests, i, i+1)
-	d.inFlight -= r.length
+	d.inFlight -= r.moves()
 	switch {
 	case r.orphan:
-	case r.op == vmm.DiskWrite && in.Status == vmm.DiskOK && d.driverFeatures&blkFlush == 0:
+	case r.changes() && in.Status == vmm.DiskOK && d.driverFeatures&blkFlush == 0:
 		// For a driver that cannot flush, a write that is complete is stable (5.2.6.2).
 		r.op, r.length = vmm.DiskFlush, 0
 		d.issue(r, 0, nil)
 	case d.live():
-		d.finish(&r, in.Status, scatter(d.ram, r.data, in.Data))
+		d.finish(&r, in.Status, scatter(d.ram, r.data, 0, in.Data))
 	}
 	d.serve(&d.queues[0])
 	return nil
@@ -211,6 +264,19 @@ func (d *virtioBlk) finish(r *blkRequest, status vmm.DiskStatus, n int) {
 		n++ // what was written reaches up to the status byte
 	}
 	d.queues[0].push(r.head, uint32(n))
+}
+
+// moves is how many bytes of data go with the request, or come back.
+func (r *blkRequest) moves() uint64 {
+	if r.op == vmm.DiskRead || r.op == vmm.DiskWrite {
+		return r.length
+	}
+	return 0
+}
+
+// changes reports whether the request changes what is on the disk.
+func (r *blkRequest) changes() bool {
+	return r.op == vmm.DiskWrite || r.op == vmm.DiskDiscard || r.op == vmm.DiskWriteZeroes
 }
 
 func (d *virtioBlk) reset() {
@@ -232,7 +298,7 @@ func (d *virtioBlk) modelState(a *vmm.Archive) {
 			a.Fail("request %d is out of order", d.requests[i].id)
 		}
 		if a.Loading() {
-			d.inFlight += d.requests[i].length
+			d.inFlight += d.requests[i].moves()
 		}
 	}
 }
@@ -248,7 +314,7 @@ func (r *blkRequest) State(a *vmm.Archive, ram *vmm.RAM) {
 	n := a.Len("request.segments", len(r.data), maxQueueSize)
 	if a.Loading() {
 		r.data = make([]segment, n)
-		if r.op < vmm.DiskRead || r.op > vmm.DiskFlush || ram.View(r.status, 1) == nil {
+		if r.op < vmm.DiskRead || r.op > vmm.DiskWriteZeroes || ram.View(r.status, 1) == nil {
 			a.Fail("request %d: operation %d or status address %#x is not valid", r.id, r.op, r.status)
 		}
 	}
@@ -260,7 +326,7 @@ func (r *blkRequest) State(a *vmm.Archive, ram *vmm.RAM) {
 			a.Fail("request %d: %d bytes at %#x are not RAM", r.id, s.len, s.addr)
 		}
 	}
-	if a.Loading() && (r.length > blkMaxData || r.op == vmm.DiskRead && r.length != total(r.data)) {
+	if a.Loading() && (r.moves() > blkMaxData || r.op == vmm.DiskRead && r.length != total(r.data)) {
 		a.Fail("request %d: %d bytes do not fit its buffers", r.id, r.length)
 		r.length = 0
 	}

@@ -96,7 +96,10 @@ func TestBlkAtOnce(t *testing.T) {
 		len      uint32
 	}{
 		{"unknown type", false, 99, 0, 0, 0, 2, 1},
-		{"discard, not offered", false, 11, 0, 16, 0, 2, 1},
+		{"secure erase, not offered", false, 14, 0, 16, 0, 2, 1},
+		{"discard of no stretch", false, blkTypeDiscard, 0, 0, 0, 1, 1},
+		{"discard of two stretches", false, blkTypeDiscard, 0, 32, 0, 1, 1},
+		{"discard of no sectors", false, blkTypeDiscard, 0, 16, 0, 1, 1},
 		{"read of no data", false, blkTypeIn, 0, 0, 0, 1, 1},
 		{"read of half a sector", false, blkTypeIn, 0, 0, 256, 1, 0},
 		{"read behind the end", false, blkTypeIn, size, 0, 512, 1, 0},
@@ -183,9 +186,18 @@ func TestBlkFraming(t *testing.T) {
 
 // TestBlkWithoutFlush: a driver that cannot flush gets stable writes (5.2.6.2).
 func TestBlkWithoutFlush(t *testing.T) {
+	stretch := []byte{0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0}
+	for kind, payload := range map[uint32][]byte{
+		blkTypeOut: sector('s'), blkTypeDiscard: stretch, blkTypeWriteZeroes: stretch} {
+		testBlkWithoutFlush(t, kind, payload)
+	}
+}
+
+func testBlkWithoutFlush(t *testing.T, kind uint32, payload []byte) {
+	t.Helper()
 	g := newGuest(t, testDisk)
 	d := g.probe(1).start(0, 16)
-	at := d.request(blkTypeOut, 0, sector('s'), 0)
+	at := d.request(kind, 0, payload, 0)
 	g.outputs()
 	g.deliver(vmm.Input{Kind: vmm.InputDisk, ID: 0})
 	if d.statusAt(at) != 0xEE {
@@ -247,10 +259,63 @@ func TestBlkLimit(t *testing.T) {
 	}
 }
 
+// TestBlkZeroed discards and writes zeroes.
+func TestBlkZeroed(t *testing.T) {
+	const size = blkMaxZeroed/SectorSize + 100 // sectors
+	for _, tt := range []struct {
+		what    string
+		kind    uint32
+		sector  uint64
+		sectors uint32
+		flags   uint32
+		op      vmm.DiskOp     // 0: nothing leaves
+		status  vmm.DiskStatus // then
+	}{
+		{"discard", blkTypeDiscard, 8, 16, 0, vmm.DiskDiscard, 0},
+		{"as much as one request may", blkTypeDiscard, 100, size - 100, 0, vmm.DiskDiscard, 0},
+		{"more", blkTypeDiscard, 99, size - 99, 0, 0, vmm.DiskError},
+		{"over the end", blkTypeDiscard, size - 8, 9, 0, 0, vmm.DiskError},
+		{"no sectors", blkTypeDiscard, 0, 0, 0, 0, vmm.DiskError},
+		{"a sector that wraps", blkTypeDiscard, ^uint64(0), 2, 0, 0, vmm.DiskError},
+		{"discard with the flag of the other", blkTypeDiscard, 0, 8, blkUnmap, 0, blkUnsupported},
+		{"zeroes", blkTypeWriteZeroes, 8, 16, 0, vmm.DiskWriteZeroes, 0},
+		{"zeroes that need no room", blkTypeWriteZeroes, 8, 16, blkUnmap, vmm.DiskDiscard, 0},
+		{"unknown flag", blkTypeWriteZeroes, 8, 16, 2, 0, blkUnsupported},
+	} {
+		for _, readOnly := range []bool{false, true} {
+			if readOnly && tt.op != 0 {
+				tt.op, tt.status = 0, vmm.DiskError
+			}
+			g := newGuest(t, Disk{SizeBytes: size * SectorSize, ReadOnly: readOnly, Shared: true})
+			d := g.probe(1).start(blkFlush, 8)
+			p := binary.LittleEndian.AppendUint64(nil, tt.sector)
+			p = binary.LittleEndian.AppendUint32(p, tt.sectors)
+			at := d.request(tt.kind, 0, binary.LittleEndian.AppendUint32(p, tt.flags), 0)
+			out := g.outputs()
+			if tt.op == 0 {
+				if s := d.statusAt(at); len(out) != 0 || s != uint8(tt.status) {
+					t.Errorf("%s: sent %+v, status %d, want %d", tt.what, out, s, tt.status)
+				}
+				continue
+			}
+			want := []vmm.Output{{Kind: vmm.OutputDisk, Op: tt.op, Offset: tt.sector * SectorSize,
+				Length: uint64(tt.sectors) * SectorSize, Shared: true}}
+			if !reflect.DeepEqual(out, want) || g.b.disks[0].inFlight != 0 {
+				t.Errorf("%s: sent %+v, want %+v; %d bytes in flight", tt.what, out, want, g.b.disks[0].inFlight)
+			}
+			g.move()
+			g.deliver(vmm.Input{Kind: vmm.InputDisk})
+			if s := d.statusAt(at); s != 0 {
+				t.Errorf("%s: status %d, want 0", tt.what, s)
+			}
+		}
+	}
+}
+
 // TestBlkBytes makes more bytes of writes available than may be in flight. All are served in
 // the end, in order, and a restored board knows how many bytes are out.
 func TestBlkBytes(t *testing.T) {
-	const fit = blkMaxInFlight / blkMaxData
+	const fit = (blkMaxInFlight + blkMaxData - 1) / blkMaxData
 	g := newGuest(t, Disk{SizeBytes: blkMaxData})
 	d := g.probe(1).start(blkFlush, maxQueueSize)
 	d.write(testData, []byte{blkTypeOut})
@@ -264,12 +329,12 @@ func TestBlkBytes(t *testing.T) {
 	}
 	d.kick()
 	if n := len(g.outputs()); n != fit {
-		t.Fatalf("one notification sent %d requests of 1 MiB, want %d", n, fit)
+		t.Fatalf("one notification sent %d requests, want %d", n, fit)
 	}
 	g.move()
 	for id := range uint64(2 * fit) {
 		g.deliver(vmm.Input{Kind: vmm.InputDisk, ID: id})
-		if n := g.b.disks[0].inFlight; n > blkMaxInFlight {
+		if n := g.b.disks[0].inFlight; n >= blkMaxInFlight+blkMaxData {
 			t.Fatalf("%d bytes in flight after completion %d", n, id)
 		}
 	}
@@ -323,7 +388,7 @@ func FuzzVirtioBlk(f *testing.F) {
 			return func(s *script) {
 				switch op := s.u8(); op % 8 {
 				case 6: // a well-formed request
-					d.request(uint32(s.u8()%10), uint64(s.u16()%2050), make([]byte, int(s.u8()%3)*512), uint32(s.u8()%3)*512)
+					d.request(uint32(s.u8()%15), uint64(s.u16()%2050), make([]byte, int(s.u8()%3)*512), uint32(s.u8()%3)*512)
 				case 7: // the completion of some request
 					if out := g.b.disks[0].requests; len(out) > 0 {
 						r := out[int(s.u8())%len(out)]

@@ -11,6 +11,7 @@ import (
 // guest is guest code as a board sees it: accesses to ports, to memory and to RAM.
 type guest struct {
 	t    testing.TB
+	made Config
 	b    *Board
 	ram  *vmm.RAM
 	seen []byte       // all that in and load returned
@@ -19,9 +20,11 @@ type guest struct {
 
 const guestRAM = 1 << 20
 
-func newGuest(t testing.TB, disks ...Disk) *guest {
+func newGuest(t testing.TB, disks ...Disk) *guest { return newGuestOf(t, Config{Disks: disks}) }
+
+func newGuestOf(t testing.TB, c Config) *guest {
 	ram := vmm.NewRAM(make([]byte, guestRAM))
-	return &guest{t: t, b: New(Config{Disks: disks}, ram), ram: ram}
+	return &guest{t: t, made: c, b: New(c, ram), ram: ram}
 }
 
 func (g *guest) in(port uint16, n int) uint32 {
@@ -88,10 +91,11 @@ func (g *guest) deliver(in vmm.Input) {
 	}
 }
 
-// driver is a virtio driver for the device in one slot, with one queue.
+// driver is a virtio driver for one queue of the device in one slot.
 type driver struct {
 	*guest
 	slot                        int
+	queue                       uint16
 	common, notify, isr, device vmm.GPA
 	pciCap                      int
 
@@ -100,8 +104,10 @@ type driver struct {
 	nextDesc, availIdx, at uint16 // at: what of the used ring was seen
 }
 
-// Where a driver puts its queue.
+// Where a driver puts its first queue, how far the next ones are from there, and what its buffers are in.
 const (
+	testQueueSpan = 0x4000
+
 	testDesc  vmm.GPA = 0x10000
 	testAvail vmm.GPA = 0x12000
 	testUsed  vmm.GPA = 0x13000
@@ -158,17 +164,23 @@ func (d *driver) start(features uint64, size uint16) *driver {
 	if !d.negotiate(features | featureVersion1) {
 		d.t.Fatalf("slot %d: device refuses features %#x", d.slot, features)
 	}
-	d.size, d.desc, d.avail, d.usedRing = size, testDesc, testAvail, testUsed
-	d.nextDesc, d.availIdx, d.at = 0, 0, 0
-	d.write(d.avail, make([]byte, 4))
-	d.write(d.usedRing, make([]byte, 4))
-	d.setQueue(size, d.desc, d.avail, d.usedRing)
+	d.makeQueue(size)
 	d.setStatus(statusAcknowledge | statusDriver | statusFeaturesOK | statusDriverOK)
 	return d
 }
 
+// makeQueue sets up d's queue, of the given size and empty, at a place of its own.
+func (d *driver) makeQueue(size uint16) {
+	at := vmm.GPA(d.queue) * testQueueSpan
+	d.size, d.desc, d.avail, d.usedRing = size, testDesc+at, testAvail+at, testUsed+at
+	d.nextDesc, d.availIdx, d.at = 0, 0, 0
+	d.write(d.avail, make([]byte, 4))
+	d.write(d.usedRing, make([]byte, 4))
+	d.setQueue(size, d.desc, d.avail, d.usedRing)
+}
+
 func (d *driver) setQueue(size uint16, desc, avail, used vmm.GPA) {
-	d.store(d.common+0x16, 2, 0)
+	d.store(d.common+0x16, 2, uint64(d.queue))
 	d.store(d.common+0x18, 2, uint64(size))
 	for i, area := range []vmm.GPA{desc, avail, used} {
 		d.store(d.common+0x20+vmm.GPA(8*i), 4, uint64(area)&0xFFFF_FFFF)
@@ -213,7 +225,9 @@ func (d *driver) offer(head uint16) {
 	d.write(d.avail+2, binary.LittleEndian.AppendUint16(nil, d.availIdx))
 }
 
-func (d *driver) kick() { d.store(d.notify, 2, 0) }
+func (d *driver) kick() {
+	d.store(d.notify+notifyMultiplier*vmm.GPA(d.queue), 2, uint64(d.queue))
+}
 
 func (d *driver) send(bufs ...buf) (head uint16) {
 	head = d.chain(bufs...)
@@ -279,10 +293,16 @@ func TestVirtioIdentity(t *testing.T) {
 	}{
 		{"capacity", d.device, 8, 2048},
 		{"size_max", d.device + 8, 4, 16384},
-		{"seg_max", d.device + 12, 4, 64},
+		{"seg_max", d.device + 12, 4, 254},
 		{"blk_size", d.device + 20, 4, 512},
 		{"capacity, high half", d.device + 4, 4, 0},
-		{"behind the configuration", d.device + 24, 4, 0},
+		{"max_discard_sectors", d.device + 36, 4, 64 << 20 / 512},
+		{"max_discard_seg", d.device + 40, 4, 1},
+		{"discard_sector_alignment", d.device + 44, 4, 8},
+		{"max_write_zeroes_sectors", d.device + 48, 4, 64 << 20 / 512},
+		{"max_write_zeroes_seg", d.device + 52, 4, 1},
+		{"write_zeroes_may_unmap", d.device + 56, 4, 1},
+		{"behind the configuration", d.device + 60, 4, 0},
 		{"num_queues", d.common + 0x12, 2, 1},
 		{"config_msix_vector", d.common + 0x10, 2, noVector},
 		{"queue_size", d.common + 0x18, 2, 256},
@@ -295,7 +315,8 @@ func TestVirtioIdentity(t *testing.T) {
 }
 
 func TestVirtioFeatures(t *testing.T) {
-	const offered = blkSizeMax | blkSegMax | blkBlkSize | blkFlush | featureIndirectDesc | featureVersion1
+	const offered = blkSizeMax | blkSegMax | blkBlkSize | blkFlush | blkDiscard | blkWriteZeroes |
+		featureIndirectDesc | featureVersion1
 	d := newGuest(t, testDisk).probe(1)
 	var got uint64
 	for i := range uint64(3) {

@@ -29,7 +29,7 @@ func (d *virtioRNG) serve(q *virtqueue) {
 			return
 		}
 		p := d.pool.take(int(min(n, uint64(len(d.pool.bytes)))))
-		q.push(d.chain.head, uint32(scatter(d.ram, d.chain.writable, p)))
+		q.push(d.chain.head, uint32(scatter(d.ram, d.chain.writable, 0, p)))
 	}
 }
 

@@ -72,7 +72,7 @@ func FuzzVirtioRNG(f *testing.F) {
 	f.Add([]byte("\x03\x00\x00\x03\x00\x40\x00\x02\x00\x01\x00\x06\x20"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		lockstep(t, data, func(g *guest) func(*script) {
-			d := g.probe(3).start(featureIndirectDesc, 16)
+			d := g.probe(4).start(featureIndirectDesc, 16)
 			return func(s *script) {
 				if op := s.u8(); op%7 == 6 {
 					_ = g.b.Deliver(vmm.Input{Kind: vmm.InputEntropy, Data: entropy(int(op), int(s.u8()))})

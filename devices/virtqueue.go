@@ -79,21 +79,33 @@ func (q *virtqueue) used() []byte {
 // next takes the next available chain into c, whose memory it reuses. It returns false if
 // there is none, and after the guest broke the rules: then the device needs a reset.
 func (q *virtqueue) next(c *chain) bool {
-	if !q.enabled || !q.dev.live() {
-		return false
-	}
-	avail := q.avail()
-	waiting := binary.LittleEndian.Uint16(avail[2:]) - q.availIdx
-	if waiting == 0 {
-		return false
-	}
-	c.head = binary.LittleEndian.Uint16(avail[availHeader+2*(q.availIdx%q.size):])
-	if waiting > q.size || !q.walk(c) {
+	there, valid := q.peek(0, c)
+	if !valid {
 		q.dev.needsReset()
+	}
+	if !there || !valid {
 		return false
 	}
 	q.availIdx++
 	return true
+}
+
+// peek looks at available chain number i, from 0, and changes nothing but c. It reports whether there is one, and
+// whether the guest keeps to the rules.
+func (q *virtqueue) peek(i uint16, c *chain) (there, valid bool) {
+	if !q.enabled || !q.dev.live() {
+		return false, true
+	}
+	avail := q.avail()
+	waiting := binary.LittleEndian.Uint16(avail[2:]) - q.availIdx
+	if waiting > q.size {
+		return false, false
+	}
+	if i >= waiting {
+		return false, true
+	}
+	c.head = binary.LittleEndian.Uint16(avail[availHeader+2*((q.availIdx+i)%q.size):])
+	return true, q.walk(c)
 }
 
 // walk collects the segments of the chain that starts at c.head, and reports whether
@@ -214,11 +226,13 @@ func cutLast(segs []segment) (rest []segment, last vmm.GPA, ok bool) {
 	return nil, 0, false
 }
 
-// scatter writes p to the start of segs and returns how many bytes found room.
-func scatter(ram *vmm.RAM, segs []segment, p []byte) (n int) {
+// scatter writes p to segs behind their first skip bytes and returns how many bytes found room.
+func scatter(ram *vmm.RAM, segs []segment, skip int, p []byte) (n int) {
 	for _, s := range segs {
-		k := min(int(s.len), len(p)-n)
-		ram.Write(s.addr, p[n:n+k])
+		at := min(int(s.len), skip)
+		skip -= at
+		k := min(int(s.len)-at, len(p)-n)
+		ram.Write(s.addr+vmm.GPA(at), p[n:n+k])
 		n += k
 	}
 	return n

@@ -24,6 +24,9 @@ type Image struct {
 	// RNGSeed is optional. Linux credits it as entropy (setup_data type 9, from Linux 6.0);
 	// the other protocols have no place for it. At most 4080 bytes.
 	RNGSeed []byte
+	// HideRTC makes the ACPI tables say that there is no RTC, for an engine that tells the time to the nanosecond: Linux
+	// sets its clock by an RTC, to the second, whatever it knew before.
+	HideRTC bool
 }
 
 // Load wraps one of these, unless the fault is in the RNG seed.
@@ -85,6 +88,7 @@ type handover struct {
 	memory []bootparam.E820Entry
 	initrd segment // no initrd: size 0
 	seed   uint64  // address of the setup_data, or 0
+	rsdp   uint64  // address of ACPI's root pointer
 }
 
 // Identify names the format of a kernel image, such as "bzImage 6.1.0-18-amd64 (LZ4
@@ -134,6 +138,7 @@ func Load(ram *vmm.RAM, img Image) (*vmm.CPUState, error) {
 		w.write(s.addr, s.data)
 	}
 	w.write(cmdlineAddr, []byte(img.Cmdline+"\x00"))
+	h.rsdp = w.writeACPI(img.HideRTC)
 	var cpu *vmm.CPUState
 	switch k.protocol {
 	case linux:
@@ -215,9 +220,9 @@ func (k *kernel) check(ram *vmm.RAM) error {
 	slices.SortFunc(k.segments, func(a, b segment) int { return cmp.Compare(a.addr, b.addr) })
 	for i, s := range k.segments {
 		switch {
-		case s.addr < tablesEnd:
-			return fmt.Errorf("%w: a segment at %#x lies below %#x, where boot data is: link the kernel at 1 MiB or above",
-				ErrMemory, s.addr, tablesEnd)
+		case s.addr < lowEnd:
+			return fmt.Errorf("%w: a segment at %#x lies where boot data and firmware are: link the kernel at 1 MiB or above",
+				ErrMemory, s.addr)
 		case ram.View(vmm.GPA(s.addr), s.size) == nil:
 			return fmt.Errorf("%w: a kernel segment of %d KiB at %#x lies outside the guest's %d MiB: give it more (--mem)",
 				ErrMemory, s.size>>10, s.addr, ram.Size()>>20)

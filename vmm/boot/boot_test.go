@@ -338,7 +338,7 @@ func TestRefusals(t *testing.T) {
 		{"ELF without segments", elf64(base), ErrFormat, "without a segment"},
 		{"ELF32 without a way in", Image{Kernel: makeELF(elf.ELFCLASS32, base, whole)}, ErrFormat, "PVH note"},
 		{"ELF with filesz over memsz", elf64(base, at(base, 8)), ErrCorrupt, "1024 bytes in the file and 8 in memory"},
-		{"ELF over boot data", elf64(base, whole, at(0x8000, 0)), ErrMemory, "below 0x9f000"},
+		{"ELF over boot data", elf64(base, whole, at(0x8000, 0)), ErrMemory, "link the kernel at 1 MiB"},
 		{"ELF beyond memory", elf64(base, whole, at(ramSize-512, 0)), ErrMemory, "--mem"},
 		{"ELF in the hole", elf64(base, whole, at(0xD000_0000, 0)), ErrMemory, "--mem"},
 		{"ELF beyond the address space", elf64(base, whole, at(1<<63, 1<<63)), ErrMemory, "--mem"},

@@ -21,7 +21,7 @@
 // The vmlinux inside a bzImage is unpacked here and put where it was linked to run,
 // so the guest neither decompresses nor relocates itself (no KASLR).
 //
-// What Load itself needs lies below 0x9F000, and kernels are refused there:
+// What Load itself needs lies below 1 MiB, and kernels are refused there:
 //
 //	address          content
 //	0x01000          GDT: code at selector 0x10, data at 0x18, TSS at 0x20
@@ -30,11 +30,12 @@
 //	0x04000-0x0FFFF  command line, ended by NUL
 //	0x10000-0x9EFFF  page tables (64-bit entry): the first 4 GiB and all RAM
 //	                 above, mapped one to one in 2 MiB pages
+//	0xE0000-0xFFFFF  ACPI tables
 //
 // The initrd lies on whole pages as high as the kernel can reach in RAM below 4 GiB.
 //
 // Sources: Linux Documentation/arch/x86/boot.rst ("boot.rst") and zero-page.rst; Xen
-// docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h; Multiboot Specification 0.6.96;
+// docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h; Multiboot Specification 0.6.96; ACPI 6.5;
 // System V ABI, ELF; Intel SDM.
 //
 // Read boot.go first.

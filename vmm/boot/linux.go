@@ -14,6 +14,7 @@ const (
 	setupDataHeader = 16   // bytes of struct setup_data before its data
 	loaderUndefined = 0xFF // type_of_loader for loaders without a number
 	videoNormal     = 0xFFFF
+	acpiRSDPAddr    = 0x70 // offset of the field in the zero page
 )
 
 // vmlinux is an ELF64 that is entered as the one in a bzImage, but comes without a
@@ -33,8 +34,8 @@ func vmlinux(f *elfFile) *kernel {
 }
 
 // bootParams is the zero page (zero-page.rst). Everything it points at lies below 4 GiB,
-// so the ext_ fields for upper halves stay zero; so do the fields for a screen, EFI
-// and ACPI, which this machine does not have.
+// so the ext_ fields for upper halves stay zero; so do the fields for a screen and EFI,
+// which this machine does not have.
 func bootParams(header bootparam.SetupHeader, h *handover) ([]byte, error) {
 	p := bootparam.BootParam{Hdr: header}
 	p.Hdr.VidMode = videoNormal
@@ -49,7 +50,12 @@ func bootParams(header bootparam.SetupHeader, h *handover) ([]byte, error) {
 	for _, e := range h.memory {
 		p.AddE820Entry(e.Addr, e.Size, e.Type)
 	}
-	return p.Bytes()
+	b, err := p.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	binary.LittleEndian.PutUint64(b[acpiRSDPAddr:], h.rsdp)
+	return b, nil
 }
 
 // setupSeed is the struct setup_data with the seed.

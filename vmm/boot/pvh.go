@@ -22,7 +22,7 @@ const hvmStartMagic = 0x336EC578
 func startInfo(h *handover) []byte {
 	modulesAt := infoAddr + binary.Size(hvmStartInfo{})
 	memoryAt := modulesAt + binary.Size(hvmModule{})
-	info := hvmStartInfo{Magic: hvmStartMagic, Version: 1, Cmdline: cmdlineAddr,
+	info := hvmStartInfo{Magic: hvmStartMagic, Version: 1, Cmdline: cmdlineAddr, RSDP: h.rsdp,
 		Memory: uint64(memoryAt), MemoryEntries: uint32(len(h.memory))}
 	if h.initrd.size > 0 {
 		info.Modules, info.ModuleList = 1, uint64(modulesAt)

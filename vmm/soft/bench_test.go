@@ -2,6 +2,8 @@ package soft_test
 
 import (
 	"testing"
+
+	"ftvm/vmm/soft"
 )
 
 // loops are programs without an end, each of one kind of work.
@@ -92,9 +94,8 @@ var loops = []struct {
 // BenchmarkLoop reports millions of instructions per second.
 func BenchmarkLoop(b *testing.B) {
 	for _, l := range loops {
-		b.Run(l.name, func(b *testing.B) {
-			benchmarkLoop(b, program(b, l.code))
-		})
+		b.Run(l.name+"/interpreted", func(b *testing.B) { benchmarkLoop(b, program(b, l.code, soft.Options{})) })
+		b.Run(l.name+"/compiled", func(b *testing.B) { benchmarkLoop(b, program(b, l.code, soft.Compiled(b))) })
 	}
 }
 
@@ -111,7 +112,8 @@ func benchmarkLoop(b *testing.B, m *machine) {
 // TestLoopsAllocateNothing: code that was decoded once is executed without allocating memory.
 func TestLoopsAllocateNothing(t *testing.T) {
 	for _, l := range loops {
-		allocatesNothing(t, l.name, program(t, l.code))
+		allocatesNothing(t, l.name+", interpreted", program(t, l.code, soft.Options{}))
+		allocatesNothing(t, l.name+", compiled", program(t, l.code, soft.Compiled(t)))
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"ftvm/vmm/soft/x86"
 )
 
-// maxBlock is the most instructions in a block. It fits uop.n.
+// maxBlock is codeCache.longest but in tests. It fits uop.n.
 const maxBlock = 64
 
 // block is a run of instructions within one page, lowered. It is entered at its first and left at its last
@@ -25,6 +25,14 @@ type block struct {
 	link [2]*block
 	// insts are the instructions for opInst.
 	insts []instruction
+	// phys is the physical address of a block that is kept, noTarget for others.
+	phys uint64
+	// code is the offset of the block's machine code (see native), 0 if it has none. heat counts towards it. sites
+	// are the places in it to link the ways out at. floats is set if it computes with floating point.
+	code   uint32
+	heat   uint16
+	floats bool
+	sites  [2]uint32
 }
 
 // codePage is what is known of the code in one page of RAM, decoded in one mode.
@@ -45,6 +53,7 @@ type codePage struct {
 type codeEntry struct {
 	head
 	page *codePage
+	phys uint64 // the page's physical address
 }
 
 // codeCache is all code that was decoded.
@@ -57,6 +66,8 @@ type codeCache struct {
 	uops int
 	// alone is the block for an instruction that is executed by itself.
 	alone block
+	// longest is the most instructions in a block.
+	longest uint8
 	// nowhere stands for all pages outside RAM.
 	nowhere codePage
 	lower   lowerer
@@ -113,7 +124,7 @@ func (c *CPU) build(p *codePage, lin uint64) *block {
 	start := lin & pageMask
 	l.begin(c.mode, p.keep, start)
 	at := start
-	for !l.done && l.n < maxBlock && at < pageSize {
+	for !l.done && l.n < c.code.longest && at < pageSize {
 		err := x86.Decode(p.mem[at:], c.mode, &l.in)
 		if err == x86.ErrShort {
 			if at == start {
@@ -128,8 +139,9 @@ func (c *CPU) build(p *codePage, lin uint64) *block {
 		l.fallThrough()
 	}
 	silence(l.ops)
-	b := &block{ops: slices.Clone(l.ops), insts: slices.Clone(l.insts), n: l.n, fused: l.fused, near: l.near}
+	b := &block{ops: slices.Clone(l.ops), insts: slices.Clone(l.insts), n: l.n, fused: l.fused, near: l.near, phys: noTarget}
 	if p.keep {
+		b.phys = p.phys | start
 		c.keep(p, start, at, b)
 	}
 	return b
@@ -172,7 +184,7 @@ func (c *CPU) alone(lin uint64) *block {
 		l.fallThrough()
 	}
 	b := &c.code.alone
-	*b = block{ops: append(b.ops[:0], l.ops...), insts: append(b.insts[:0], l.insts...), n: l.n}
+	*b = block{ops: append(b.ops[:0], l.ops...), insts: append(b.insts[:0], l.insts...), n: l.n, phys: noTarget}
 	return b
 }
 
@@ -183,7 +195,7 @@ const maxUops = 1 << 20
 func (c *CPU) keep(p *codePage, start, end uint64, b *block) {
 	if c.code.uops += len(b.ops); c.code.uops > maxUops {
 		for _, q := range c.code.pages {
-			c.code.forget(q)
+			c.code.forget(q, &c.native)
 		}
 	}
 	p.blocks = append(p.blocks, b)
@@ -231,16 +243,17 @@ func (c *CPU) codePage(a uint64) *codePage {
 func (c *CPU) modified(a, n uint64) {
 	frame := c.frame(a)
 	if c.code.lines[frame]&lineMask(a&pageMask, n) != 0 {
-		c.code.forget(c.code.pages[frame])
+		c.code.forget(c.code.pages[frame], &c.native)
 		c.code.lines[frame] = 0
 	}
 }
 
 // forget drops the blocks of a page in all modes.
-func (cc *codeCache) forget(p *codePage) {
+func (cc *codeCache) forget(p *codePage, n *native) {
 	for ; p != nil; p = p.other {
 		for _, b := range p.blocks {
 			cc.uops -= len(b.ops)
+			n.forget(b)
 		}
 		clear(p.index[:])
 		p.blocks = p.blocks[:0]

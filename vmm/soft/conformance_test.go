@@ -9,5 +9,11 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	conformance.Run(t, func(_ *testing.T, ram *vmm.RAM) vmm.Engine { return soft.New(ram) })
+	for name, options := range map[string]func(testing.TB) soft.Options{
+		"interpreted": func(testing.TB) soft.Options { return soft.Options{} }, "compiled": soft.Compiled,
+	} {
+		t.Run(name, func(t *testing.T) {
+			conformance.Run(t, func(t *testing.T, ram *vmm.RAM) vmm.Engine { return soft.New(ram, options(t)) })
+		})
+	}
 }

@@ -22,7 +22,8 @@ const (
 	t1
 	t2
 	t3
-	tEA // linear address, where a memory operand needs more than one addition
+	tEA   // linear address, where a memory operand needs more than one addition
+	rPage // linear address of the page being executed, in compiled code only
 )
 
 // CPU is one x86-64 CPU.
@@ -102,12 +103,15 @@ type CPU struct {
 	apicBase, xcr0 uint64
 	// tscAdjust is added to guest time, in ns, to give the time stamp counter.
 	tscAdjust uint64
-	events    vmm.Events
+	// wallClock and systemTime are the registers msrWallClock and msrSystemTime.
+	wallClock, systemTime uint64
+	events                vmm.Events
 	// dead is set once the CPU has shut down (triple fault).
 	dead bool
 
 	tlb    tlb
 	code   codeCache
+	native native
 	kicked atomic.Bool
 
 	// undefined counts instructions of x86-64 that raised #UD because they are not implemented.

@@ -12,9 +12,8 @@ import (
 // executes in order and without speculation: kernels need no work against attacks on that. It has all of
 // x86-64-v2 and nothing beyond, so that what it tells is what there is.
 const (
-	vendor     = "GenuineIntel"
-	brand      = "ftvm soft, exact x86-64"
-	hypervisor = "ftvmsoftftvm"
+	vendor = "GenuineIntel"
+	brand  = "ftvm soft, exact x86-64"
 
 	family, model, stepping = 6, 0x1c, 10
 
@@ -95,7 +94,8 @@ var cpuidRows = []cpuidRow{
 	{leaf: 7, subleaf: 0, ebx: ebxTSCAdjust | ebxERMS | ebxNoFPUSegs},
 	{leaf: 0x15, subleaf: anySubleaf, eax: 1, ebx: tscHz / crystalHz, ecx: crystalHz},
 	{leaf: 0x16, subleaf: anySubleaf, eax: tscHz / 1_000_000, ebx: tscHz / 1_000_000, ecx: 100},
-	named(0x4000_0000, 0x4000_0000, hypervisor, [3]int{1, 2, 3}),
+	named(0x4000_0000, 0x4000_0001, hypervisor, [3]int{1, 2, 3}),
+	{leaf: 0x4000_0001, subleaf: anySubleaf, eax: featureClock | featureStableClock},
 	{leaf: 0x8000_0000, subleaf: anySubleaf, eax: 0x8000_0008},
 	{leaf: 0x8000_0001, subleaf: anySubleaf, ecx: ecxLAHF | ecxPrefetchW,
 		edx: edxSYSCALL | edxNX | edxPage1G | edxRDTSCP | edxLM},

@@ -2,7 +2,8 @@
 //
 // Instructions are decoded (package x86) once, lowered to micro-operations (uop) and kept in blocks
 // by physical address (block.go). A micro-operation names an operation and its operands, and carries
-// the Go function that executes it; a compiler would read the same form.
+// the Go function that executes it. On amd64 hosts the blocks that are executed often are compiled to machine code
+// (native.go), which does what these functions do and leaves to them whatever is not simple.
 //
 // Invariants:
 //
@@ -17,7 +18,9 @@
 //   - An instruction changes no register, flag or memory before all of its accesses are known not to fault,
 //     except as the manual says (REP strings, POPA, and stores that x86 itself makes one after another).
 //   - The run path allocates no memory, except to decode code that is new.
-//   - Nothing depends on the host: no unsafe, no map order, no floating point that the compiler could fuse.
+//   - Nothing depends on the host: no map order, no floating point that Go's compiler could fuse. Whether a block is compiled
+//     makes no difference to anything but speed. Package unsafe, which compiling needs, is used in native_unsafe.go only, for
+//     the address of the code and the places of fields.
 //
 // Accesses outside RAM, and stores to decoded code, are not made from within a block: the block is left
 // before that instruction (stopRedo), which is then executed alone, with the Bus at hand.
@@ -26,5 +29,6 @@
 //
 // As vmm.Engine says: one goroutine, except for Kick.
 //
-// Read cpu.go first, then block.go, uop.go, flags.go and micro.go (gen.go makes most micro-operations); mmu.go for translation, exception.go for delivery.
+// Read cpu.go first, then block.go, uop.go, flags.go and micro.go (gen.go makes most micro-operations); mmu.go for translation, exception.go for delivery;
+// native.go, native_amd64.go and compiler_amd64.go for compiled code.
 package soft

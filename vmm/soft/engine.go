@@ -13,12 +13,14 @@ const TickNs = 2
 
 // Model names what this engine does. Its number grows whenever a guest could tell the difference, so that
 // replicas of different builds do not meet.
-const Model = brand + ", revision 1"
+const Model = brand + ", revision 2"
 
 // New makes a CPU for a guest's memory. Its state is to be set before anything else.
-func New(ram *vmm.RAM) *CPU {
+func New(ram *vmm.RAM, o Options) *CPU {
 	c := &CPU{ram: ram}
+	c.native.init(o)
 	c.tlb.reset()
+	c.code.longest = maxBlock
 	pages := (ram.Size() + pageMask) / pageSize
 	c.code.pages = make([]*codePage, pages)
 	c.code.lines = make([]uint64, pages)

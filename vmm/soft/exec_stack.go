@@ -80,6 +80,12 @@ func (c *CPU) popa(u *uop, in *x86.Inst) bool {
 // enter makes a stack frame, with copies of the pointers to those around it.
 func (c *CPU) enter(u *uop, in *x86.Inst) bool {
 	size, levels := uint64(in.OpSize), uint64(in.Imm2&31)
+	// The frame may lie over what is copied. Then it cannot be begun in a block, left at a store to code, and done
+	// again.
+	if levels > 1 && !c.isAlone() {
+		c.stop = stopRedo
+		return false
+	}
 	at := -size // from the stack pointer
 	push := func(v uint64) bool {
 		a, ok := c.stackLinear(at, in.OpSize, true)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"ftvm/vmm"
+	"ftvm/vmm/soft"
 )
 
 // floatLoops are programs without an end that work with vectors and floating point.
@@ -75,6 +76,19 @@ var floatLoops = []struct {
 		"75 cc",          // jne    to the start
 		"eb ca",          // jmp    to the start
 	)},
+	{"rounding", code(
+		"ba 03 00 00 00",       // mov    edx,3
+		"f2 0f 2a c2",          // cvtsi2sd xmm0,edx
+		"0f ae 5e 08",          // stmxcsr [rsi+8]
+		"81 76 08 00 60 00 00", // xor    dword [rsi+8],0x6000
+		"0f ae 56 08",          // ldmxcsr [rsi+8]
+		"f2 0f 2a c9",          // cvtsi2sd xmm1,ecx
+		"f2 0f 5e c8",          // divsd  xmm1,xmm0
+		"f2 0f 11 0f",          // movsd  [rdi],xmm1
+		"48 33 07",             // xor    rax,[rdi]
+		"ff c1",                // inc    ecx
+		"eb d5",                // jmp    to the start
+	)},
 	{"x87", code(
 		"dd 06",    // fld    qword [rsi]
 		"dc 46 08", // fadd   qword [rsi+8]
@@ -89,8 +103,8 @@ var floatLoops = []struct {
 }
 
 // floatProgram is program, with numbers in memory and in XMM0.
-func floatProgram(tb testing.TB, code []byte) *machine {
-	m := program(tb, code)
+func floatProgram(tb testing.TB, code []byte, o soft.Options) *machine {
+	m := program(tb, code, o)
 	s := m.state(tb)
 	binary.LittleEndian.PutUint64(s.FX[160:], math.Float64bits(1.1))
 	if err := m.SetState(s); err != nil {
@@ -105,16 +119,16 @@ func floatProgram(tb testing.TB, code []byte) *machine {
 // BenchmarkFloatLoop reports millions of instructions per second.
 func BenchmarkFloatLoop(b *testing.B) {
 	for _, l := range floatLoops {
-		b.Run(l.name, func(b *testing.B) {
-			benchmarkLoop(b, floatProgram(b, l.code))
-		})
+		b.Run(l.name+"/interpreted", func(b *testing.B) { benchmarkLoop(b, floatProgram(b, l.code, soft.Options{})) })
+		b.Run(l.name+"/compiled", func(b *testing.B) { benchmarkLoop(b, floatProgram(b, l.code, soft.Compiled(b))) })
 	}
 }
 
 // TestFloatLoopsAllocateNothing is TestLoopsAllocateNothing for these.
 func TestFloatLoopsAllocateNothing(t *testing.T) {
 	for _, l := range floatLoops {
-		allocatesNothing(t, l.name, floatProgram(t, l.code))
+		allocatesNothing(t, l.name+", interpreted", floatProgram(t, l.code, soft.Options{}))
+		allocatesNothing(t, l.name+", compiled", floatProgram(t, l.code, soft.Compiled(t)))
 	}
 }
 

@@ -11,7 +11,8 @@ type vec struct{ lo, hi uint64 }
 
 // Slots of fpu.v: 0 to 15 are the XMM registers by their encoding.
 const (
-	xT = 16 // a memory operand of the instruction
+	xT    = 16 // a memory operand of the instruction
+	xNone = 17 // nothing: in place of a source that a micro-operation has not
 	// xR+n is register Rn of the x87 stack: its significand in lo, and sign and exponent in hi. MMX
 	// registers are their significands (SDM vol. 1, 9.2.2): MMn is that of Rn.
 	xR = 24
@@ -223,6 +224,9 @@ func (f *fpu) mxcsr() uint32 {
 	}
 	return v
 }
+
+// plain tells whether MXCSR is as after a reset, but for its flags.
+func (f *fpu) plain() bool { return f.mxcsr()&^fpFlags == mxcsrInit }
 
 func (f *fpu) setMXCSR(v uint32) {
 	f.sse = float.Env{

@@ -24,9 +24,9 @@ const (
 )
 
 // newWild is a wild guest whose code is given, repeated to fill its pages.
-func newWild(tb testing.TB, text []byte) *machine {
+func newWild(tb testing.TB, text []byte, o soft.Options) *machine {
 	tb.Helper()
-	m := newMachine(4 << 20)
+	m := newMachine(4<<20, o)
 	m.mapPages(codeAddr, wildPhys, wildPages, pageP|pageW|pageU)
 	m.mapPages(wildKernel, kernelPhys, 8, pageP|pageW)
 	for i := 0; i < wildPages*vmm.PageSize; i += len(text) {
@@ -102,16 +102,16 @@ func (m *machine) fresh(tb testing.TB) {
 	if err := m.Close(); err != nil {
 		tb.Fatal(err)
 	}
-	m.CPU = soft.New(m.ram)
+	m.CPU = soft.New(m.ram, m.options)
 	if err := m.SetState(s); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-// wildSame runs a wild guest to a position in several ways and checks that all end in the same state: straight,
-// one position at a time, in random stretches, and the latter on a new CPU each time.
+// wildSame runs a wild guest to a position in several ways and checks that all end in the same state as when it is
+// interpreted straight: one position at a time, in random stretches, the latter on a new CPU each time, and compiled.
 func wildSame(t *testing.T, text []byte, until vmm.Position, seed uint64) {
-	straight := newWild(t, text)
+	straight := newWild(t, text, soft.Options{})
 	lives := straight.wildTo(t, until)
 	want := straight.state(t)
 	stretches := func(longest int, fresh bool) func(m *machine) bool {
@@ -129,11 +129,21 @@ func wildSame(t *testing.T, text []byte, until vmm.Position, seed uint64) {
 			return true
 		}
 	}
-	for name, run := range map[string]func(*machine) bool{
-		"one by one": stretches(1, false), "in stretches": stretches(50, false), "on new CPUs": stretches(200, true),
+	interpret, compile := soft.Options{}, soft.Compiled(t)
+	for _, way := range []struct {
+		name string
+		o    soft.Options
+		run  func(*machine) bool
+	}{
+		{"one by one", interpret, stretches(1, false)},
+		{"in stretches", interpret, stretches(50, false)},
+		{"on new CPUs", interpret, stretches(200, true)},
+		{"compiled, straight", compile, func(m *machine) bool { return m.wildTo(t, until) }},
+		{"compiled, in stretches", compile, stretches(50, false)},
+		{"compiled, on new CPUs", compile, stretches(200, true)},
 	} {
-		m := newWild(t, text)
-		if got := run(m); got != lives {
+		name, m := way.name, newWild(t, text, way.o)
+		if got := way.run(m); got != lives {
 			t.Errorf("%s: lives is %v, want %v", name, got, lives)
 		}
 		got := m.state(t)
@@ -186,6 +196,7 @@ func FuzzMachine(f *testing.F) {
 	for _, l := range loops {
 		f.Add(l.code, uint64(0))
 	}
+	f.Add([]byte("000000%00\xc1L9\xd1u\xca\xeb\xc8"), uint64(0)) // ENTER makes a frame over code
 	f.Fuzz(func(t *testing.T, text []byte, seed uint64) {
 		if len(text) > 0 {
 			wildSame(t, text, 500, seed)

@@ -62,6 +62,7 @@ var quiet = []struct{ Name, Form, Result string }{
 	{"Add", "R", "a + b"}, {"Or", "R", "a | b"}, {"And", "R", "a & b"}, {"Sub", "R", "a - b"}, {"Xor", "R", "a ^ b"},
 	{"Add", "L", "a + b"}, {"Or", "L", "a | b"}, {"And", "L", "a & b"}, {"Sub", "L", "a - b"}, {"Xor", "L", "a ^ b"},
 	{"Inc", "R", "a + 1"}, {"Dec", "R", "a - 1"}, {"Neg", "R", "-a"},
+	{"Rol", "I", "bits.RotateLeft%[1]s(a, int(u.imm&63))"}, {"Ror", "I", "bits.RotateLeft%[1]s(a, -int(u.imm&63))"},
 	{"Shl", "I", "a << (u.imm & 63)"}, {"Shr", "I", "a >> (u.imm & 63)"}, {"Sar", "I", "uint%[1]s(int%[1]s(a) >> (u.imm & 63))"},
 }
 

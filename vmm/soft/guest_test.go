@@ -88,7 +88,7 @@ func (b *testBus) Now() vmm.Time                 { return 1000 * vmm.Time(b.cpu.
 
 // newGuest makes a guest that is about to start in 64-bit mode at CPL 0 with interrupts disabled.
 func newGuest(t *testing.T) *guest {
-	g := &guest{CPU: New(vmm.NewRAM(make([]byte, testRAM))), t: t}
+	g := &guest{CPU: New(vmm.NewRAM(make([]byte, testRAM)), guestOptions(t)), t: t}
 	g.bus.cpu = g.CPU
 	const table = pteP | pteW | pteU
 	g.put64(pml4At, pdptAt|table)

@@ -13,7 +13,8 @@ import (
 // machine is a CPU and its memory, without devices.
 type machine struct {
 	*soft.CPU
-	ram *vmm.RAM
+	ram     *vmm.RAM
+	options soft.Options
 	// tables is where the next paging structure goes.
 	tables uint64
 }
@@ -25,9 +26,9 @@ const (
 	tablesAddr = 0x1000 // of the top-level paging structure; the others follow it
 )
 
-func newMachine(size int) *machine {
+func newMachine(size int, o soft.Options) *machine {
 	ram := vmm.NewRAM(make([]byte, size))
-	return &machine{CPU: soft.New(ram), ram: ram, tables: tablesAddr + vmm.PageSize}
+	return &machine{CPU: soft.New(ram, o), ram: ram, options: o, tables: tablesAddr + vmm.PageSize}
 }
 
 // mapPages maps n pages at linear address lin to those at phys, in a 4-level structure.
@@ -97,9 +98,9 @@ const (
 
 // program makes a machine that is about to execute code at CPL 3; RSI and RDI point into 64 pages of data,
 // RSP to the end of another.
-func program(tb testing.TB, code []byte) *machine {
+func program(tb testing.TB, code []byte, o soft.Options) *machine {
 	tb.Helper()
-	m := newMachine(4 << 20)
+	m := newMachine(4<<20, o)
 	m.mapPages(codeAddr, 0x10_0000, 4, pageP|pageU)
 	m.mapPages(dataAddr, 0x20_0000, dataPages, pageP|pageW|pageU)
 	m.ram.Write(0x10_0000, code)

@@ -323,6 +323,10 @@ const (
 	uDecR64Quiet
 	uNegR32Quiet
 	uNegR64Quiet
+	uRolI32Quiet
+	uRolI64Quiet
+	uRorI32Quiet
+	uRorI64Quiet
 	uShlI32Quiet
 	uShlI64Quiet
 	uShrI32Quiet
@@ -851,6 +855,10 @@ var micro = [numOpcodes]struct {
 	uDecR64Quiet:  {"DecR64Quiet", (*CPU).opDecR64Quiet},
 	uNegR32Quiet:  {"NegR32Quiet", (*CPU).opNegR32Quiet},
 	uNegR64Quiet:  {"NegR64Quiet", (*CPU).opNegR64Quiet},
+	uRolI32Quiet:  {"RolI32Quiet", (*CPU).opRolI32Quiet},
+	uRolI64Quiet:  {"RolI64Quiet", (*CPU).opRolI64Quiet},
+	uRorI32Quiet:  {"RorI32Quiet", (*CPU).opRorI32Quiet},
+	uRorI64Quiet:  {"RorI64Quiet", (*CPU).opRorI64Quiet},
 	uShlI32Quiet:  {"ShlI32Quiet", (*CPU).opShlI32Quiet},
 	uShlI64Quiet:  {"ShlI64Quiet", (*CPU).opShlI64Quiet},
 	uShrI32Quiet:  {"ShrI32Quiet", (*CPU).opShrI32Quiet},
@@ -1256,6 +1264,10 @@ var effects = [numOpcodes]effect{
 	uDecR64Quiet: flagsKept,
 	uNegR32Quiet: flagsKept,
 	uNegR64Quiet: flagsKept,
+	uRolI32Quiet: flagsKept,
+	uRolI64Quiet: flagsKept,
+	uRorI32Quiet: flagsKept,
+	uRorI64Quiet: flagsKept,
 	uShlI32Quiet: flagsKept,
 	uShlI64Quiet: flagsKept,
 	uShrI32Quiet: flagsKept,
@@ -1386,6 +1398,10 @@ var quiets = [numOpcodes]opcode{
 	uDecR64: uDecR64Quiet,
 	uNegR32: uNegR32Quiet,
 	uNegR64: uNegR64Quiet,
+	uRolI32: uRolI32Quiet,
+	uRolI64: uRolI64Quiet,
+	uRorI32: uRorI32Quiet,
+	uRorI64: uRorI64Quiet,
 	uShlI32: uShlI32Quiet,
 	uShlI64: uShlI64Quiet,
 	uShrI32: uShrI32Quiet,
@@ -1611,6 +1627,26 @@ func (c *CPU) opNegR32Quiet(u *uop) bool {
 
 func (c *CPU) opNegR64Quiet(u *uop) bool {
 	c.r[u.dst] = uint64(-uint64(c.r[u.dst]))
+	return true
+}
+
+func (c *CPU) opRolI32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(bits.RotateLeft32(uint32(c.r[u.dst]), int(u.imm&63)))
+	return true
+}
+
+func (c *CPU) opRolI64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(bits.RotateLeft64(uint64(c.r[u.dst]), int(u.imm&63)))
+	return true
+}
+
+func (c *CPU) opRorI32Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(bits.RotateLeft32(uint32(c.r[u.dst]), -int(u.imm&63)))
+	return true
+}
+
+func (c *CPU) opRorI64Quiet(u *uop) bool {
+	c.r[u.dst] = uint64(bits.RotateLeft64(uint64(c.r[u.dst]), -int(u.imm&63)))
 	return true
 }
 

@@ -391,7 +391,7 @@ func (c *CPU) fetchSlow(lin uint64) *codePage {
 	}
 	e := &c.ex[lin/pageSize%tlbSize]
 	c.tlb.fill(&e.head, lin, &w)
-	e.page = c.codePage(w.phys)
+	e.page, e.phys = c.codePage(w.phys), w.phys
 	return e.page
 }
 

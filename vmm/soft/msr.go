@@ -79,9 +79,12 @@ func msrIndex(number uint32) (int, bool) {
 }
 
 // tsc is the time stamp counter: 1 GHz of guest time, as CPUID says.
-func (c *CPU) tsc(u *uop) uint64 {
+func (c *CPU) tsc(u *uop) uint64 { return uint64(c.now(u)) + c.tscAdjust }
+
+// now is guest time where u's instruction begins.
+func (c *CPU) now(u *uop) vmm.Time {
 	c.sync(u)
-	return uint64(c.bus.Now()) + c.tscAdjust
+	return c.bus.Now()
 }
 
 func (c *CPU) readTSC(u *uop, in *x86.Inst) bool {
@@ -109,6 +112,10 @@ func (c *CPU) readMSRInst(u *uop, _ *x86.Inst) bool {
 		v = c.tsc(u)
 	case ia32TSCAdjust:
 		v = c.tscAdjust
+	case msrWallClock:
+		v = c.wallClock
+	case msrSystemTime:
+		v = c.systemTime
 	case ia32APICBase:
 		v = c.apicBase
 	case ia32Microcode:
@@ -137,9 +144,13 @@ func (c *CPU) writeMSRInst(u *uop, _ *x86.Inst) bool {
 	v := c.r[vmm.RDX]<<32 | c.r[vmm.RAX]&math.MaxUint32
 	switch number := uint32(c.r[vmm.RCX]); number {
 	case ia32TSC:
-		c.tscAdjust += v - c.tsc(u)
+		return c.writeTSCAdjust(u, c.tscAdjust+v-c.tsc(u))
 	case ia32TSCAdjust:
-		c.tscAdjust = v
+		return c.writeTSCAdjust(u, v)
+	case msrWallClock:
+		return c.writeWallClock(v)
+	case msrSystemTime:
+		return c.writeSystemTime(u, v)
 	case ia32Microcode: // written before it is read, to no effect
 	case ia32EFER:
 		return c.setEFER(v)

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"iter"
+	"reflect"
 	"regexp"
 	"testing"
 
@@ -33,7 +34,7 @@ func TestSilicon(t *testing.T) {
 	}
 	r := oracle.Start(t)
 	g := oracle.NewGenerator(*siliconSeed, forms...)
-	oracle.Check(t, newOracleMachine().run, oracle.Live(t, r, g, 0, *siliconCases))
+	oracle.Check(t, twice(t), oracle.Live(t, r, g, 0, *siliconCases))
 }
 
 // TestCorpus executes the recorded cases.
@@ -51,7 +52,7 @@ func TestCorpus(t *testing.T) {
 			}
 		}
 	}
-	oracle.Check(t, newOracleMachine().run, matching)
+	oracle.Check(t, twice(t), matching)
 }
 
 // formFilter is what -forms says.
@@ -89,10 +90,10 @@ type oracleMachine struct {
 	state  vmm.CPUState
 }
 
-func newOracleMachine() *oracleMachine {
+func newOracleMachine(o soft.Options) *oracleMachine {
 	m := &oracleMachine{mem: make([]byte, 1<<20), before: make([]byte, oracle.DataSize)}
 	ram := vmm.NewRAM(m.mem)
-	m.machine = &machine{CPU: soft.New(ram), ram: ram, tables: tablesAddr + vmm.PageSize}
+	m.machine = &machine{CPU: soft.New(ram, o), ram: ram, tables: tablesAddr + vmm.PageSize}
 	m.data = m.mem[oracleData:][:oracle.DataSize]
 	m.mapPages(oracle.CodeBase, oracleCode, oracle.CodePages, pageP|pageU)
 	m.mapPages(oracle.DataBase, oracleData, oracle.DataPages, pageP|pageU|pageW|pageNX)
@@ -130,6 +131,25 @@ func newOracleMachine() *oracleMachine {
 		}
 	}
 	return m
+}
+
+// twice makes a function that executes cases interpreted and compiled, and returns what comes out if that is the same.
+func twice(t *testing.T) func(*oracle.Case, *oracle.Outcome) error {
+	interpreted, compiled := newOracleMachine(soft.Options{}), newOracleMachine(soft.Compiled(t))
+	compiled.OneByOne()
+	return func(c *oracle.Case, o *oracle.Outcome) error {
+		var other oracle.Outcome
+		if err := compiled.run(c, &other); err != nil {
+			return fmt.Errorf("compiled: %w", err)
+		}
+		if err := interpreted.run(c, o); err != nil {
+			return err
+		}
+		if !reflect.DeepEqual(&other, o) {
+			return fmt.Errorf("compiled: %+v, interpreted: %+v", other, *o)
+		}
+		return nil
+	}
 }
 
 // run executes a case.

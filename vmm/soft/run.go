@@ -3,7 +3,7 @@ package soft
 import "ftvm/vmm"
 
 // slice is how many instructions are executed at most before Run looks whether it was kicked.
-const slice = 4096
+const slice = 1 << 14
 
 // maxDeliveries bounds how many exceptions in a row are delivered without one instruction retired. A real CPU
 // would go on for ever.
@@ -95,6 +95,10 @@ func (c *CPU) blocks() {
 			c.part(b)
 			return
 		}
+		if b.code != 0 || c.hot(b) {
+			b = c.compiled(b)
+			continue
+		}
 		c.left -= n
 		c.cur = b
 		c.r[rIP] = c.rip
@@ -108,16 +112,21 @@ func (c *CPU) blocks() {
 		if c.left == 0 {
 			return
 		}
-		way := c.way & 1
-		next := b.link[way]
-		if next == nil {
-			next = c.lookup()
-			if b.near[way] && next != &c.code.alone {
-				b.link[way] = next
-			}
-		}
-		b = next
+		b = c.follow(b)
 	}
+}
+
+// follow finds or makes the block that execution goes on with after b. It returns nil after a fault, with stop set.
+func (c *CPU) follow(b *block) *block {
+	way := c.way & 1
+	next := b.link[way]
+	if next == nil {
+		next = c.lookup()
+		if b.near[way] && next != &c.code.alone {
+			b.link[way] = next
+		}
+	}
+	return next
 }
 
 // stopped puts rip and left right after micro-operation u of the current block returned false.

@@ -69,7 +69,7 @@ func toInts64(e *float.Env, b vec, mode float.Rounding) uint64 {
 }
 
 // fromInteger lowers a conversion of a general register or memory of 4 or 8 bytes. The functions take it
-// from a slot.
+// from a slot; imm is its size.
 func fromInteger(fn32, fn64 uopFunc) lowerFunc {
 	return func(l *lowerer) {
 		l.needSSE()
@@ -83,7 +83,7 @@ func fromInteger(fn32, fn64 uopFunc) lowerFunc {
 		if from.Size == 8 {
 			fn = fn64
 		}
-		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, src: xT})
+		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, src: xT, imm: uint64(from.Size)})
 	}
 }
 
@@ -104,7 +104,7 @@ func (c *CPU) opFromInt64SD(u *uop) bool {
 
 var opFromInt64SDTrap = opFloat(func(e *float.Env, a, b vec, _ uint8) vec { return vec{e.FromInt64(int64(b.lo)), a.hi} })
 
-// toInteger lowers a conversion to a general register of 4 or 8 bytes.
+// toInteger lowers a conversion to a general register of 4 or 8 bytes, of which imm is the size.
 func toInteger(f func(e *float.Env, b vec, size uint) int64) lowerFunc {
 	fn32 := opToInteger(func(e *float.Env, _, b vec, _ uint8) vec { return vec{uint64(uint32(f(e, b, 32))), 0} })
 	fn64 := opToInteger(func(e *float.Env, _, b vec, _ uint8) vec { return vec{uint64(f(e, b, 64)), 0} })
@@ -115,7 +115,7 @@ func toInteger(f func(e *float.Env, b vec, size uint) int64) lowerFunc {
 			fn = fn64
 		}
 		src := l.vector(1, false)
-		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, src: src})
+		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, src: src, imm: uint64(l.in.Arg[0].Size)})
 	}
 }
 

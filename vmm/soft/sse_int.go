@@ -127,7 +127,7 @@ func shift(f func(a, n, h uint64, w uint) uint64, fast uopFunc, h uint64, w uint
 		}
 		l.need()
 		n := uint8(l.in.Imm)
-		u := uop{fn: xmm, dst: l.vector(0, true), imm: uint64(n)}
+		u := uop{fn: xmm, dst: l.vector(0, true), src: xNone, imm: uint64(n)}
 		switch {
 		case l.in.Arg[0].Kind == x86.MMX:
 			u.fn = mmx
@@ -156,7 +156,7 @@ func bytesShift(f func(v vec, n uint8) vec) lowerFunc {
 	fn := opWide(func(a, _ vec, n uint8) vec { return f(a, n) })
 	return func(l *lowerer) {
 		l.needSSE()
-		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, imm: uint64(l.in.Imm)})
+		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, src: xNone, imm: uint64(l.in.Imm)})
 	}
 }
 

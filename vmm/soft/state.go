@@ -22,7 +22,7 @@ func (c *CPU) State(s *vmm.CPUState) error {
 	s.CR0, s.CR2, s.CR3, s.CR4, s.CR8 = c.cr0, c.cr2, c.cr3, c.cr4, c.cr8
 	s.EFER, s.APICBase, s.XCR0 = c.efer, c.apicBase, c.xcr0
 	s.DR, s.DR6, s.DR7 = c.dr, c.dr6, c.dr7
-	s.MSR, s.TSCAdjust = c.msr, c.tscAdjust
+	s.MSR, s.TSCAdjust, s.WallClock, s.SystemTime = c.msr, c.tscAdjust, c.wallClock, c.systemTime
 	c.saveFX(&s.FX)
 	s.Ext = s.Ext[:0]
 	s.Events = c.events
@@ -43,7 +43,7 @@ func (c *CPU) SetState(s *vmm.CPUState) error {
 	c.cr0, c.cr2, c.cr3, c.cr4, c.cr8 = s.CR0, s.CR2, s.CR3, s.CR4, s.CR8
 	c.efer, c.apicBase, c.xcr0 = s.EFER, s.APICBase, s.XCR0
 	c.dr, c.dr6, c.dr7 = s.DR, s.DR6, s.DR7
-	c.msr, c.tscAdjust = s.MSR, s.TSCAdjust
+	c.msr, c.tscAdjust, c.wallClock, c.systemTime = s.MSR, s.TSCAdjust, s.WallClock, s.SystemTime
 	c.loadFX(&s.FX)
 	c.events = s.Events
 	c.resume = s.RFLAGS&flagRF != 0 && c.instructionBreakpoints()

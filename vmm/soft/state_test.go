@@ -27,7 +27,7 @@ func TestStateRoundTrip(t *testing.T) {
 		s.MSR[i] = uint64(i) + 1
 	}
 	s.MSR[msrPAT] = 0x0007_0406_0007_0406
-	s.TSCAdjust = ^uint64(6)
+	s.TSCAdjust, s.WallClock, s.SystemTime = ^uint64(6), dataAt, dataAt|clockEnabled
 	binary.LittleEndian.PutUint32(s.FX[28:], 0xffff) // MXCSR_MASK
 	for i := 160; i < 416; i++ {
 		s.FX[i] = byte(i * 7)
@@ -153,7 +153,7 @@ func FuzzSystem(f *testing.F) {
 		}
 		s1, m1 := straight()
 		end := g.pos
-		h := &guest{CPU: New(vmm.NewRAM(bytes.Clone(memory))), t: t, s: g.s}
+		h := &guest{CPU: New(vmm.NewRAM(bytes.Clone(memory)), Options{}), t: t, s: g.s}
 		h.bus.cpu = h.CPU
 		h.start()
 		for h.pos < end {

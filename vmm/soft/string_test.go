@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"ftvm/vmm"
+	"ftvm/vmm/soft"
 )
 
 // TestRepeat checks positions and results of REP MOVS and STOS against a plain model: each element is one
@@ -36,7 +37,7 @@ func TestRepeat(t *testing.T) {
 			text = append(text, code("bb 2a 00 00 00")...) // mov ebx, 42: not what is repeated
 			text = append(text, code(op.bytes, "90 90")...)
 
-			m := program(t, text)
+			m := program(t, text, soft.Compiled(t))
 			want := make([]byte, size)
 			for i := range want {
 				want[i] = byte(i) ^ byte(i>>8)*7

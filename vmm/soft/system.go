@@ -94,6 +94,8 @@ var systemLowering = []lowerEntry{
 	{x86.RDTSCP, inst((*CPU).readTSC)},
 	{x86.RDPMC, inst(func(c *CPU, _ *uop, _ *x86.Inst) bool { return c.faultCode(excGP, 0) })},
 	{x86.CPUID, inst((*CPU).cpuid)},
+	{x86.VMCALL, inst((*CPU).hypercall)},
+	{x86.VMMCALL, inst((*CPU).hypercall)},
 }
 
 // lowerMovSystem lowers MOV of segment, control and debug registers.

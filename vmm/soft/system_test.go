@@ -194,9 +194,10 @@ func TestCPUID(t *testing.T) {
 		t.Errorf("brand %q", v)
 	}
 	r = ask(0x4000_0000, 0)
-	if v := text(r[1:]...); v != hypervisor {
-		t.Errorf("hypervisor %q", v)
+	if v := text(r[1:]...); v != "KVMKVMKVM" || r[0] != 0x4000_0001 {
+		t.Errorf("hypervisor %q, last leaf %#x", v, r[0])
 	}
+	g.want("features of the hypervisor", uint64(ask(0x4000_0001, 0)[0]), 1<<24|1<<3)
 	if a, b := ask(0x17, 0), ask(lastBasic, 0); a != b {
 		t.Errorf("leaf beyond the last: %x, want %x", a, b)
 	}

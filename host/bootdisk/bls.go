@@ -1,0 +1,137 @@
+package bootdisk
+
+import (
+	"cmp"
+	"path"
+	"strings"
+)
+
+// blsEntry is a file of the Boot Loader Specification, type 1.
+type blsEntry struct {
+	entry
+	id               string // the file's name without .conf
+	version, sortKey string
+	machine          string
+}
+
+// parseBLS reads one; variables, which GRUB allows there, are taken from env.
+func parseBLS(id, text string, env map[string]string) *blsEntry {
+	e := &blsEntry{id: id}
+	for line := range strings.Lines(text) {
+		key, value, _ := strings.Cut(strings.ReplaceAll(strings.TrimSpace(line), "\t", " "), " ")
+		value = strings.TrimSpace(value)
+		switch key {
+		case "title":
+			e.title = value
+		case "version":
+			e.version = value
+		case "sort-key":
+			e.sortKey = value
+		case "machine-id":
+			e.machine = value
+		case "linux":
+			e.kernel = value
+		case "initrd":
+			for _, path := range strings.Fields(value) {
+				if !strings.HasPrefix(path, "$") { // for what is not there, as a rule
+					e.initrds = append(e.initrds, path)
+				}
+			}
+		case "options":
+			words := strings.Fields(value)
+			for i, w := range words {
+				if name, ok := strings.CutPrefix(w, "$"); ok {
+					words[i] = env[name]
+				}
+			}
+			e.cmdline = strings.Join(strings.Fields(e.cmdline+" "+strings.Join(words, " ")), " ")
+		}
+	}
+	return e
+}
+
+// compareBLS orders entries as a menu shows them: those with a sort key first, newer versions before older ones.
+func compareBLS(a, b *blsEntry) int {
+	if (a.sortKey == "") != (b.sortKey == "") {
+		return cmp.Compare(b.sortKey, a.sortKey)
+	}
+	if a.sortKey != "" {
+		if c := cmp.Or(cmp.Compare(a.sortKey, b.sortKey), cmp.Compare(a.machine, b.machine), compareVersions(b.version, a.version)); c != 0 {
+			return c
+		}
+	}
+	return compareVersions(b.id, a.id)
+}
+
+// blsDefault is the pattern in loader.conf that the default entry's file name matches, or "".
+func blsDefault(loaderConf string) string {
+	for line := range strings.Lines(loaderConf) {
+		if words := strings.Fields(line); len(words) == 2 && words[0] == "default" {
+			return strings.TrimSuffix(words[1], ".conf")
+		}
+	}
+	return ""
+}
+
+// chooseBLS returns the first entry that matches one of the patterns, or the first, or nil. They are in order.
+func chooseBLS(entries []*blsEntry, patterns ...string) *blsEntry {
+	for _, pattern := range patterns {
+		for _, e := range entries {
+			if ok, err := path.Match(pattern, e.id); ok && err == nil {
+				return e
+			}
+		}
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	return entries[0]
+}
+
+// compareVersions compares texts in which numbers count as numbers, so that 6.10 is more than 6.9; "~" makes less of what
+// it follows (UAPI.10 Version Format).
+func compareVersions(a, b string) int {
+	for a != "" || b != "" {
+		if c := cmp.Compare(rank(a), rank(b)); c != 0 {
+			return c
+		}
+		if isDigit(a) {
+			var x, y string
+			x, a = digits(a)
+			y, b = digits(b)
+			if c := cmp.Or(cmp.Compare(len(x), len(y)), cmp.Compare(x, y)); c != 0 {
+				return c
+			}
+			continue
+		}
+		if c := cmp.Compare(a[0], b[0]); c != 0 {
+			return c
+		}
+		a, b = a[1:], b[1:]
+	}
+	return 0
+}
+
+// rank orders what may stand at the same place in two versions.
+func rank(s string) int {
+	switch {
+	case strings.HasPrefix(s, "~"):
+		return 0
+	case s == "":
+		return 1
+	case isDigit(s):
+		return 3
+	}
+	return 2
+}
+
+func isDigit(s string) bool { return s != "" && s[0] >= '0' && s[0] <= '9' }
+
+// digits cuts the number off that s begins with, without its leading zeros.
+func digits(s string) (number, rest string) {
+	n := 0
+	for n < len(s) && isDigit(s[n:]) {
+		n++
+	}
+	return strings.TrimLeft(s[:n], "0"), s[n:]
+}
