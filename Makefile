@@ -9,6 +9,7 @@ VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo unkn
 SEEDS    = 1000
 KILLS    = 20
 CASES    = 200000
+WORK     = regress:5
 FUZZTIME = 10s
 TESTFLAGS =
 
@@ -38,6 +39,7 @@ lint: ## gofmt, go vet, staticcheck; also of the mutation build
 .PHONY: test
 test: lint ## lint, then all tests, and those with goroutines under the race detector
 	$(GO) test $(TESTFLAGS) ./...
+	$(GO) test $(TESTFLAGS) ./vmm/soft -interpret
 	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) $(CONCURRENT)
 
 .PHONY: conformance
@@ -92,9 +94,22 @@ guest-linux: ## Debian's cloud kernel and an initrd with busybox, by apt (guests
 guest-linux-debian: ## the same, and a disk with Debian's user space (needs root)
 	guests/linux/build debian
 
+.PHONY: guest-linux-services
+guest-linux-services: ## a disk that boots a Debian with PostgreSQL and Redis (needs root, mmdebstrap, fdisk)
+	guests/linux/build services
+
 .PHONY: linux
 linux: ## a Debian kernel on engine soft, alone and replicated; TESTFLAGS=-long for its self-tests (see guest-linux)
 	$(GO) test $(LONG) -v ./test/linux $(TESTFLAGS)
+
+.PHONY: test-linux
+test-linux: KILLS = 10
+test-linux: ## hosts die under a Debian with PostgreSQL and Redis; KILLS=n (needs root and guest-linux-services)
+	$(GO) test $(LONG) -v ./test/services -kills=$(KILLS)
+
+.PHONY: soak
+soak: ## PostgreSQL's regression tests in lockstep, for an hour or so; WORK=regress:n (needs root and guest-linux-services)
+	$(GO) test $(LONG) -v ./test/services -run TestWork -work=$(WORK)
 
 .PHONY: stock-kvm
 stock-kvm: ## the engine contract on upstream KVM, in QEMU; RUN='[-f FILE]... COMMAND' for another command

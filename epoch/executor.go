@@ -3,6 +3,7 @@ package epoch
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"ftvm/vmm"
 )
@@ -12,7 +13,7 @@ type Machine interface {
 	Position() vmm.Position
 	Time() vmm.Time
 	Run(until vmm.Position, pause func() bool) (vmm.StopReason, error)
-	Apply(t vmm.Time, inputs []vmm.Input) error
+	Apply(t vmm.Time, rate vmm.Rate, inputs []vmm.Input) error
 	Digest(memory bool) (uint64, error)
 	Report() (*vmm.Archive, error)
 	End() (vmm.End, bool)
@@ -21,17 +22,17 @@ type Machine interface {
 // Executor runs a machine epoch by epoch. On the primary: Run until the epoch ends, Close,
 // Open. On a backup: Replay, Open.
 type Executor struct {
-	m           Machine
-	memoryEvery uint64
-	opened      Number // how many records were applied
-	limit       vmm.Position
+	m            Machine
+	memoryEvery  uint64
+	opened       Number       // how many records were applied
+	began, limit vmm.Position // of the present epoch
 }
 
 // NewExecutor makes an executor for a machine that no record was applied to yet.
 // Digests cover all of memory at every memoryEvery-th boundary, never if it is 0; it must be the
 // same on all replicas.
 func NewExecutor(m Machine, memoryEvery uint64) *Executor {
-	return &Executor{m: m, memoryEvery: memoryEvery, limit: m.Position()}
+	return &Executor{m: m, memoryEvery: memoryEvery, began: m.Position(), limit: m.Position()}
 }
 
 // ResumeExecutor makes an executor for a machine that was restored at a boundary, where record
@@ -45,6 +46,11 @@ func ResumeExecutor(m Machine, memoryEvery uint64, next Number) *Executor {
 // Run goes on with the present epoch, to its full length at most. See vmm.Machine.Run.
 func (x *Executor) Run(pause func() bool) (vmm.StopReason, error) {
 	return x.m.Run(x.limit, pause)
+}
+
+// RunUpTo is Run for an epoch that is to be so many positions long, or its full length if that is less.
+func (x *Executor) RunUpTo(length uint64, pause func() bool) (vmm.StopReason, error) {
+	return x.m.Run(x.began+vmm.Position(min(length, uint64(x.limit-x.began))), pause)
 }
 
 // Boundary is where an epoch ended on the primary.
@@ -76,11 +82,12 @@ func (x *Executor) Open(r Record) error {
 	if r.Epoch != x.opened {
 		return fmt.Errorf("record %d cannot be applied: record %d is next", r.Epoch, x.opened)
 	}
-	if err := x.m.Apply(r.Time, r.Inputs); err != nil {
+	if err := x.m.Apply(r.Time, r.Rate, r.Inputs); err != nil {
 		return fmt.Errorf("record %d: %w", r.Epoch, err)
 	}
 	x.opened++
-	x.limit = x.m.Position() + vmm.Position(r.Length)
+	x.began = x.m.Position()
+	x.limit = x.began + vmm.Position(min(r.Length, uint64(math.MaxUint64-x.began)))
 	return nil
 }
 

@@ -2,6 +2,7 @@ package epoch
 
 import (
 	"errors"
+	"math"
 	"testing"
 
 	"ftvm/vmm"
@@ -38,7 +39,7 @@ func (m *counter) Run(until vmm.Position, pause func() bool) (vmm.StopReason, er
 	}
 }
 
-func (m *counter) Apply(t vmm.Time, inputs []vmm.Input) error {
+func (m *counter) Apply(t vmm.Time, _ vmm.Rate, inputs []vmm.Input) error {
 	if t < m.time {
 		return errors.New("time goes back")
 	}
@@ -194,5 +195,27 @@ func TestEpochHasALength(t *testing.T) {
 	open(t, x, Record{Length: 7})
 	if reason, err := x.Run(nil); reason != vmm.StopPosition || err != nil || m.pos != 7 {
 		t.Errorf("an epoch of 7 ended at %d: %d, %v", m.pos, reason, err)
+	}
+}
+
+// TestRunUpTo: an epoch can be told to be shorter than its length, not longer.
+func TestRunUpTo(t *testing.T) {
+	for _, row := range []struct {
+		length, upTo uint64
+		want         vmm.Position
+	}{{10, 4, 4}, {10, 10, 10}, {10, 11, 10}, {10, math.MaxUint64, 10}, {math.MaxUint64, math.MaxUint64, 100}} {
+		m := &counter{}
+		x := NewExecutor(m, 0)
+		open(t, x, Record{Length: row.length})
+		if _, err := x.RunUpTo(row.upTo, nil); err != nil || m.pos != row.want {
+			t.Errorf("up to %d of %d: it stands at %d, %v; want %d", row.upTo, row.length, m.pos, err, row.want)
+		}
+		// The limit of an epoch far from the beginning cannot overflow.
+		if row.upTo == 4 {
+			open(t, x, Record{Epoch: 1, Position: 4, Length: math.MaxUint64})
+			if _, err := x.Run(nil); err != nil || m.pos != 100 {
+				t.Errorf("it stands at %d, %v", m.pos, err)
+			}
+		}
 	}
 }

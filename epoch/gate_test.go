@@ -16,12 +16,17 @@ func request(device uint32, seq uint64) vmm.Output {
 	return vmm.Output{Kind: vmm.OutputDisk, Device: device, Seq: seq, Op: vmm.DiskWrite}
 }
 
+func frame(seq uint64) vmm.Output { return vmm.Output{Kind: vmm.OutputFrame, Seq: seq} }
+
 func list(outs []vmm.Output) string {
 	var s []string
 	for _, o := range outs {
-		if o.Kind == vmm.OutputConsole {
+		switch o.Kind {
+		case vmm.OutputConsole:
 			s = append(s, fmt.Sprintf("%d:%s", o.Seq, o.Data))
-		} else {
+		case vmm.OutputFrame:
+			s = append(s, fmt.Sprintf("frame%d", o.Seq))
+		default:
 			s = append(s, fmt.Sprintf("disk%d.%d", o.Device, o.Seq))
 		}
 	}
@@ -55,24 +60,43 @@ func TestGateHoldsUntilCommit(t *testing.T) {
 func TestGateDropsWhatHasLeft(t *testing.T) {
 	var g Gate
 	g.Produce(0, []vmm.Output{printed(0, "abc"), request(0, 0), printed(3, "def")})
-	g.ConsoleLeft(4)
-	g.ConsoleLeft(2) // never back
-	if g.Left() != 4 {
-		t.Errorf("%d bytes have left, want 4", g.Left())
+	g.HasLeft(Left{Console: 4})
+	g.HasLeft(Left{Console: 2}) // never back
+	if g.Left() != (Left{Console: 4}) {
+		t.Errorf("%+v have left, want 4 bytes", g.Left())
 	}
 	g.Produce(1, []vmm.Output{printed(6, "g")})
 	want(t, "the rest", g.Commit(2, nil), "disk0.0 4:ef 6:g")
 	// Known to have left before it is produced here.
-	g.ConsoleLeft(9)
+	g.HasLeft(Left{Console: 9})
 	g.Produce(2, []vmm.Output{printed(7, "hijk")})
 	want(t, "ahead", g.Commit(3, nil), "9:jk")
 }
 
-func TestGateTakesDiskForABackup(t *testing.T) {
+func TestGateDropsFramesThatHaveLeft(t *testing.T) {
+	var g Gate
+	g.Produce(0, []vmm.Output{frame(0), printed(0, "a"), frame(1), frame(2)})
+	g.HasLeft(Left{Frames: 2})
+	want(t, "the rest", g.Commit(1, nil), "0:a frame2")
+	g.HasLeft(Left{Frames: 4})
+	g.Produce(1, []vmm.Output{frame(3), frame(4)})
+	want(t, "ahead", g.Commit(2, nil), "frame4")
+}
+
+func TestGateTakes(t *testing.T) {
 	var g Gate
 	g.Produce(0, []vmm.Output{printed(0, "a"), request(0, 0), printed(1, "b"), request(0, 1)})
-	want(t, "requests", g.TakeDisk(nil), "disk0.0 disk0.1")
+	want(t, "requests", g.Take(nil, func(o *vmm.Output) bool { return o.Kind == vmm.OutputDisk }), "disk0.0 disk0.1")
 	want(t, "the console waits", g.Commit(1, nil), "0:a 1:b")
+}
+
+// TestGateForgetsWhatIsComplete: on a backup a request to a shared disk is held; the primary has done it.
+func TestGateForgetsWhatIsComplete(t *testing.T) {
+	var g Gate
+	g.Produce(0, []vmm.Output{request(0, 0), request(0, 1), printed(0, "a")})
+	g.Complete(0, 0)
+	want(t, "outstanding", g.Outstanding(), "disk0.1")
+	want(t, "held", g.Commit(1, nil), "disk0.1 0:a")
 }
 
 func TestGateRemembersOutstandingRequests(t *testing.T) {

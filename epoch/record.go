@@ -2,6 +2,7 @@ package epoch
 
 import (
 	"fmt"
+	"slices"
 
 	"ftvm/proto"
 	"ftvm/vmm"
@@ -27,68 +28,85 @@ type Record struct {
 	Length uint64
 	// Time is guest time at the boundary.
 	Time vmm.Time
-	// Inputs enter the machine in this order. What a replicated disk read returned is
-	// not in here: every replica has it on its own image.
+	// Rate is how fast guest time goes on from there, until the next boundary.
+	Rate vmm.Rate
+	// Inputs enter the machine in this order. What a local read returned is not shipped: every replica has it on an
+	// image of its own.
 	Inputs []vmm.Input
-	// ConsoleLeft is how many bytes of console output have left for the outside world.
-	ConsoleLeft uint64
+	// Left is how much output has left for the outside world.
+	Left Left
 }
 
+// Left is how much output is known to have left for the outside world.
+type Left struct {
+	Console uint64 // bytes
+	Frames  uint64 // of all interfaces
+}
+
+// and is what is known by both.
+func (l Left) and(m Left) Left {
+	return Left{max(l.Console, m.Console), max(l.Frames, m.Frames)}
+}
+
+// Proto is l in wire format.
+func (l Left) Proto() *proto.Left { return &proto.Left{ConsoleBytes: l.Console, Frames: l.Frames} }
+
+// LeftFromProto reads what a peer or a log says.
+func LeftFromProto(p *proto.Left) Left { return Left{p.GetConsoleBytes(), p.GetFrames()} }
+
 // maxInputBytes bounds what one input of a record may carry.
-const maxInputBytes = 1 << 20
+const maxInputBytes = 4 << 20
 
 // Proto is the record in wire and log format.
 func (r *Record) Proto() *proto.Record {
 	p := &proto.Record{
-		Epoch:       uint64(r.Epoch),
-		Position:    uint64(r.Position),
-		Digest:      r.Digest,
-		Memory:      r.Memory,
-		Ended:       r.Ended,
-		Length:      r.Length,
-		TimeNs:      uint64(r.Time),
-		ConsoleLeft: r.ConsoleLeft,
+		Epoch:    uint64(r.Epoch),
+		Position: uint64(r.Position),
+		Digest:   r.Digest,
+		Memory:   r.Memory,
+		Ended:    r.Ended,
+		Length:   r.Length,
+		TimeNs:   uint64(r.Time),
+		Rate:     uint64(r.Rate),
+		Left:     r.Left.Proto(),
 	}
 	for _, in := range r.Inputs {
-		q := &proto.Input{Device: in.Device, Id: in.ID, Status: uint32(in.Status), Data: in.Data}
-		switch in.Kind {
-		case vmm.InputConsole:
-			q.Kind = proto.Input_CONSOLE
-		case vmm.InputDisk:
-			q.Kind, q.Data = proto.Input_DISK, nil
-		case vmm.InputEntropy:
-			q.Kind = proto.Input_ENTROPY
+		q := &proto.Input{Kind: inputKinds[in.Kind], Device: in.Device, Id: in.ID, Status: uint32(in.Status), Local: in.Local}
+		if !in.Local {
+			q.Data = in.Data
 		}
 		p.Inputs = append(p.Inputs, q)
 	}
 	return p
 }
 
-// inputKinds maps the wire's kinds to the machine's.
-var inputKinds = map[proto.Input_Kind]vmm.InputKind{
-	proto.Input_CONSOLE: vmm.InputConsole,
-	proto.Input_DISK:    vmm.InputDisk,
-	proto.Input_ENTROPY: vmm.InputEntropy,
+// inputKinds maps the machine's kinds of input to the wire's.
+var inputKinds = [...]proto.Input_Kind{
+	vmm.InputConsole: proto.Input_CONSOLE,
+	vmm.InputDisk:    proto.Input_DISK,
+	vmm.InputEntropy: proto.Input_ENTROPY,
+	vmm.InputFrame:   proto.Input_FRAME,
 }
 
 // FromProto checks a record that came from a peer or a log.
 func FromProto(p *proto.Record) (Record, error) {
 	r := Record{
-		Epoch:       Number(p.GetEpoch()),
-		Position:    vmm.Position(p.GetPosition()),
-		Digest:      p.GetDigest(),
-		Memory:      p.GetMemory(),
-		Ended:       p.GetEnded(),
-		Length:      p.GetLength(),
-		Time:        vmm.Time(p.GetTimeNs()),
-		ConsoleLeft: p.GetConsoleLeft(),
+		Epoch:    Number(p.GetEpoch()),
+		Position: vmm.Position(p.GetPosition()),
+		Digest:   p.GetDigest(),
+		Memory:   p.GetMemory(),
+		Ended:    p.GetEnded(),
+		Length:   p.GetLength(),
+		Time:     vmm.Time(p.GetTimeNs()),
+		Rate:     vmm.Rate(p.GetRate()),
+		Left:     LeftFromProto(p.GetLeft()),
 	}
 	if r.Length == 0 {
 		return r, fmt.Errorf("record %d opens an epoch of no length", r.Epoch)
 	}
 	for i, q := range p.GetInputs() {
-		kind, ok := inputKinds[q.GetKind()]
-		if !ok {
+		kind := slices.Index(inputKinds[:], q.GetKind())
+		if kind <= 0 {
 			return r, fmt.Errorf("record %d, input %d has unknown kind %d", r.Epoch, i, q.GetKind())
 		}
 		if len(q.GetData()) > maxInputBytes {
@@ -97,8 +115,8 @@ func FromProto(p *proto.Record) (Record, error) {
 		if q.GetStatus() > uint32(vmm.DiskError) {
 			return r, fmt.Errorf("record %d, input %d has unknown disk status %d", r.Epoch, i, q.GetStatus())
 		}
-		r.Inputs = append(r.Inputs, vmm.Input{Kind: kind, Device: q.GetDevice(), ID: q.GetId(),
-			Status: vmm.DiskStatus(q.GetStatus()), Data: q.GetData()})
+		r.Inputs = append(r.Inputs, vmm.Input{Kind: vmm.InputKind(kind), Device: q.GetDevice(), ID: q.GetId(),
+			Status: vmm.DiskStatus(q.GetStatus()), Data: q.GetData(), Local: q.GetLocal()})
 	}
 	return r, nil
 }

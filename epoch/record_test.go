@@ -14,13 +14,15 @@ import (
 // records are some that a primary could make.
 var records = []Record{
 	{Length: 1},
-	{Epoch: 1, Position: 2, Digest: 3, Memory: true, Length: 5, Time: 6, ConsoleLeft: 7},
+	{Epoch: 1, Position: 2, Digest: 3, Memory: true, Length: 5, Time: 6, Rate: 8, Left: Left{7, 9}},
 	{Epoch: math.MaxUint64, Position: math.MaxUint64, Digest: math.MaxUint64, Ended: true, Length: math.MaxUint64,
-		Time: math.MaxUint64, ConsoleLeft: math.MaxUint64},
+		Time: math.MaxUint64, Rate: math.MaxUint64, Left: Left{math.MaxUint64, math.MaxUint64}},
 	{Length: 1, Inputs: []vmm.Input{
 		{Kind: vmm.InputConsole, Data: []byte("typed")},
-		{Kind: vmm.InputDisk, Device: 1, ID: 2, Status: vmm.DiskError},
+		{Kind: vmm.InputDisk, Device: 1, ID: 2, Status: vmm.DiskError, Local: true},
 		{Kind: vmm.InputEntropy, Data: []byte{0, 255}},
+		{Kind: vmm.InputDisk, Device: 2, ID: 3, Data: []byte("read from a shared disk")},
+		{Kind: vmm.InputFrame, Device: 1, Data: []byte("frame")},
 	}},
 }
 
@@ -42,9 +44,12 @@ func TestRecordsSurviveTheWire(t *testing.T) {
 
 // TestReadDataStaysAtHome: every replica reads its own image, so what was read is not shipped.
 func TestReadDataStaysAtHome(t *testing.T) {
-	r := Record{Length: 1, Inputs: []vmm.Input{{Kind: vmm.InputDisk, ID: 1, Data: []byte("read")}}}
+	r := Record{Length: 1, Inputs: []vmm.Input{{Kind: vmm.InputDisk, ID: 1, Data: []byte("read"), Local: true}}}
 	if data := r.Proto().Inputs[0].Data; data != nil {
 		t.Errorf("%q is shipped", data)
+	}
+	if r.Inputs[0].Data == nil {
+		t.Error("what is not shipped is lost at home, too")
 	}
 }
 
@@ -85,7 +90,7 @@ func FuzzFromProto(f *testing.F) {
 		}
 		again, err := FromProto(r.Proto())
 		for i := range r.Inputs {
-			if r.Inputs[i].Kind == vmm.InputDisk {
+			if r.Inputs[i].Local {
 				r.Inputs[i].Data = nil
 			}
 		}

@@ -31,6 +31,7 @@ const (
 	Input_CONSOLE Input_Kind = 1
 	Input_DISK    Input_Kind = 2
 	Input_ENTROPY Input_Kind = 3
+	Input_FRAME   Input_Kind = 4
 )
 
 // Enum value maps for Input_Kind.
@@ -40,12 +41,14 @@ var (
 		1: "CONSOLE",
 		2: "DISK",
 		3: "ENTROPY",
+		4: "FRAME",
 	}
 	Input_Kind_value = map[string]int32{
 		"NONE":    0,
 		"CONSOLE": 1,
 		"DISK":    2,
 		"ENTROPY": 3,
+		"FRAME":   4,
 	}
 )
 
@@ -73,7 +76,7 @@ func (x Input_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Input_Kind.Descriptor instead.
 func (Input_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_proto_ftvm_proto_rawDescGZIP(), []int{5, 0}
+	return file_proto_ftvm_proto_rawDescGZIP(), []int{6, 0}
 }
 
 type Goodbye_Cause int32
@@ -132,7 +135,7 @@ func (x Goodbye_Cause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Goodbye_Cause.Descriptor instead.
 func (Goodbye_Cause) EnumDescriptor() ([]byte, []int) {
-	return file_proto_ftvm_proto_rawDescGZIP(), []int{8, 0}
+	return file_proto_ftvm_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // Message is everything that is sent between replicas.
@@ -146,6 +149,7 @@ type Message struct {
 	//	*Message_Ack
 	//	*Message_Heartbeat
 	//	*Message_Goodbye
+	//	*Message_Handover
 	Body          isMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -242,6 +246,15 @@ func (x *Message) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *Message) GetHandover() *Handover {
+	if x != nil {
+		if x, ok := x.Body.(*Message_Handover); ok {
+			return x.Handover
+		}
+	}
+	return nil
+}
+
 type isMessage_Body interface {
 	isMessage_Body()
 }
@@ -270,6 +283,10 @@ type Message_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,6,opt,name=goodbye,proto3,oneof"`
 }
 
+type Message_Handover struct {
+	Handover *Handover `protobuf:"bytes,7,opt,name=handover,proto3,oneof"`
+}
+
 func (*Message_Hello) isMessage_Body() {}
 
 func (*Message_Refusal) isMessage_Body() {}
@@ -281,6 +298,8 @@ func (*Message_Ack) isMessage_Body() {}
 func (*Message_Heartbeat) isMessage_Body() {}
 
 func (*Message_Goodbye) isMessage_Body() {}
+
+func (*Message_Handover) isMessage_Body() {}
 
 // Hello is the first message in each direction.
 type Hello struct {
@@ -463,7 +482,8 @@ type Record struct {
 	Length        uint64                 `protobuf:"varint,6,opt,name=length,proto3" json:"length,omitempty"`
 	TimeNs        uint64                 `protobuf:"fixed64,7,opt,name=time_ns,json=timeNs,proto3" json:"time_ns,omitempty"`
 	Inputs        []*Input               `protobuf:"bytes,8,rep,name=inputs,proto3" json:"inputs,omitempty"`
-	ConsoleLeft   uint64                 `protobuf:"varint,9,opt,name=console_left,json=consoleLeft,proto3" json:"console_left,omitempty"`
+	Left          *Left                  `protobuf:"bytes,9,opt,name=left,proto3" json:"left,omitempty"`
+	Rate          uint64                 `protobuf:"varint,10,opt,name=rate,proto3" json:"rate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -554,9 +574,69 @@ func (x *Record) GetInputs() []*Input {
 	return nil
 }
 
-func (x *Record) GetConsoleLeft() uint64 {
+func (x *Record) GetLeft() *Left {
 	if x != nil {
-		return x.ConsoleLeft
+		return x.Left
+	}
+	return nil
+}
+
+func (x *Record) GetRate() uint64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+// Left tells how much output is known to have left for the outside world; see epoch.Left.
+type Left struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ConsoleBytes  uint64                 `protobuf:"varint,1,opt,name=console_bytes,json=consoleBytes,proto3" json:"console_bytes,omitempty"`
+	Frames        uint64                 `protobuf:"varint,2,opt,name=frames,proto3" json:"frames,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Left) Reset() {
+	*x = Left{}
+	mi := &file_proto_ftvm_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Left) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Left) ProtoMessage() {}
+
+func (x *Left) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_ftvm_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Left.ProtoReflect.Descriptor instead.
+func (*Left) Descriptor() ([]byte, []int) {
+	return file_proto_ftvm_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Left) GetConsoleBytes() uint64 {
+	if x != nil {
+		return x.ConsoleBytes
+	}
+	return 0
+}
+
+func (x *Left) GetFrames() uint64 {
+	if x != nil {
+		return x.Frames
 	}
 	return 0
 }
@@ -569,13 +649,14 @@ type Input struct {
 	Id            uint64                 `protobuf:"varint,3,opt,name=id,proto3" json:"id,omitempty"`
 	Status        uint32                 `protobuf:"varint,4,opt,name=status,proto3" json:"status,omitempty"`
 	Data          []byte                 `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
+	Local         bool                   `protobuf:"varint,6,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_proto_ftvm_proto_msgTypes[5]
+	mi := &file_proto_ftvm_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +668,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_ftvm_proto_msgTypes[5]
+	mi := &file_proto_ftvm_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +681,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_proto_ftvm_proto_rawDescGZIP(), []int{5}
+	return file_proto_ftvm_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Input) GetKind() Input_Kind {
@@ -638,6 +719,13 @@ func (x *Input) GetData() []byte {
 	return nil
 }
 
+func (x *Input) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // Ack tells how many records the backup holds, and at how many boundaries it has found its
 // own machine equal.
 type Ack struct {
@@ -650,7 +738,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_proto_ftvm_proto_msgTypes[6]
+	mi := &file_proto_ftvm_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +750,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_ftvm_proto_msgTypes[6]
+	mi := &file_proto_ftvm_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +763,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_proto_ftvm_proto_rawDescGZIP(), []int{6}
+	return file_proto_ftvm_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Ack) GetHeld() uint64 {
@@ -695,14 +783,14 @@ func (x *Ack) GetVerified() uint64 {
 // Heartbeat is sent by the primary when nothing else is.
 type Heartbeat struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	ConsoleLeft   uint64                 `protobuf:"varint,1,opt,name=console_left,json=consoleLeft,proto3" json:"console_left,omitempty"`
+	Left          *Left                  `protobuf:"bytes,1,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_proto_ftvm_proto_msgTypes[7]
+	mi := &file_proto_ftvm_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +802,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_ftvm_proto_msgTypes[7]
+	mi := &file_proto_ftvm_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,14 +815,59 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_proto_ftvm_proto_rawDescGZIP(), []int{7}
+	return file_proto_ftvm_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *Heartbeat) GetConsoleLeft() uint64 {
+func (x *Heartbeat) GetLeft() *Left {
 	if x != nil {
-		return x.ConsoleLeft
+		return x.Left
 	}
-	return 0
+	return nil
+}
+
+// Handover asks the backup to go on in the place of the primary, which waits for its goodbye.
+type Handover struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Handover) Reset() {
+	*x = Handover{}
+	mi := &file_proto_ftvm_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Handover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Handover) ProtoMessage() {}
+
+func (x *Handover) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_ftvm_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Handover.ProtoReflect.Descriptor instead.
+func (*Handover) Descriptor() ([]byte, []int) {
+	return file_proto_ftvm_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Handover) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // Goodbye is the last message of a replica that leaves by its own will.
@@ -742,14 +875,14 @@ type Goodbye struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cause         Goodbye_Cause          `protobuf:"varint,1,opt,name=cause,proto3,enum=ftvm.Goodbye_Cause" json:"cause,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	ConsoleLeft   uint64                 `protobuf:"varint,3,opt,name=console_left,json=consoleLeft,proto3" json:"console_left,omitempty"`
+	Left          *Left                  `protobuf:"bytes,3,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_proto_ftvm_proto_msgTypes[8]
+	mi := &file_proto_ftvm_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +894,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_ftvm_proto_msgTypes[8]
+	mi := &file_proto_ftvm_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +907,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_proto_ftvm_proto_rawDescGZIP(), []int{8}
+	return file_proto_ftvm_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Goodbye) GetCause() Goodbye_Cause {
@@ -791,25 +924,26 @@ func (x *Goodbye) GetReason() string {
 	return ""
 }
 
-func (x *Goodbye) GetConsoleLeft() uint64 {
+func (x *Goodbye) GetLeft() *Left {
 	if x != nil {
-		return x.ConsoleLeft
+		return x.Left
 	}
-	return 0
+	return nil
 }
 
 var File_proto_ftvm_proto protoreflect.FileDescriptor
 
 const file_proto_ftvm_proto_rawDesc = "" +
 	"\n" +
-	"\x10proto/ftvm.proto\x12\x04ftvm\"\x84\x02\n" +
+	"\x10proto/ftvm.proto\x12\x04ftvm\"\xb2\x02\n" +
 	"\aMessage\x12#\n" +
 	"\x05hello\x18\x01 \x01(\v2\v.ftvm.HelloH\x00R\x05hello\x12)\n" +
 	"\arefusal\x18\x02 \x01(\v2\r.ftvm.RefusalH\x00R\arefusal\x12&\n" +
 	"\x06record\x18\x03 \x01(\v2\f.ftvm.RecordH\x00R\x06record\x12\x1d\n" +
 	"\x03ack\x18\x04 \x01(\v2\t.ftvm.AckH\x00R\x03ack\x12/\n" +
 	"\theartbeat\x18\x05 \x01(\v2\x0f.ftvm.HeartbeatH\x00R\theartbeat\x12)\n" +
-	"\agoodbye\x18\x06 \x01(\v2\r.ftvm.GoodbyeH\x00R\agoodbyeB\x06\n" +
+	"\agoodbye\x18\x06 \x01(\v2\r.ftvm.GoodbyeH\x00R\agoodbye\x12,\n" +
+	"\bhandover\x18\a \x01(\v2\x0e.ftvm.HandoverH\x00R\bhandoverB\x06\n" +
 	"\x04body\"|\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05magic\x18\x01 \x01(\tR\x05magic\x12\x18\n" +
@@ -820,7 +954,7 @@ const file_proto_ftvm_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"!\n" +
 	"\aRefusal\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xf9\x01\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x8a\x02\n" +
 	"\x06Record\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x04R\bposition\x12\x16\n" +
@@ -829,28 +963,40 @@ const file_proto_ftvm_proto_rawDesc = "" +
 	"\x05ended\x18\x05 \x01(\bR\x05ended\x12\x16\n" +
 	"\x06length\x18\x06 \x01(\x04R\x06length\x12\x17\n" +
 	"\atime_ns\x18\a \x01(\x06R\x06timeNs\x12#\n" +
-	"\x06inputs\x18\b \x03(\v2\v.ftvm.InputR\x06inputs\x12!\n" +
-	"\fconsole_left\x18\t \x01(\x04R\vconsoleLeft\"\xb7\x01\n" +
+	"\x06inputs\x18\b \x03(\v2\v.ftvm.InputR\x06inputs\x12\x1e\n" +
+	"\x04left\x18\t \x01(\v2\n" +
+	".ftvm.LeftR\x04left\x12\x12\n" +
+	"\x04rate\x18\n" +
+	" \x01(\x04R\x04rate\"C\n" +
+	"\x04Left\x12#\n" +
+	"\rconsole_bytes\x18\x01 \x01(\x04R\fconsoleBytes\x12\x16\n" +
+	"\x06frames\x18\x02 \x01(\x04R\x06frames\"\xd8\x01\n" +
 	"\x05Input\x12$\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x10.ftvm.Input.KindR\x04kind\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\rR\x06device\x12\x0e\n" +
 	"\x02id\x18\x03 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06status\x18\x04 \x01(\rR\x06status\x12\x12\n" +
-	"\x04data\x18\x05 \x01(\fR\x04data\"4\n" +
+	"\x04data\x18\x05 \x01(\fR\x04data\x12\x14\n" +
+	"\x05local\x18\x06 \x01(\bR\x05local\"?\n" +
 	"\x04Kind\x12\b\n" +
 	"\x04NONE\x10\x00\x12\v\n" +
 	"\aCONSOLE\x10\x01\x12\b\n" +
 	"\x04DISK\x10\x02\x12\v\n" +
-	"\aENTROPY\x10\x03\"5\n" +
+	"\aENTROPY\x10\x03\x12\t\n" +
+	"\x05FRAME\x10\x04\"5\n" +
 	"\x03Ack\x12\x12\n" +
 	"\x04held\x18\x01 \x01(\x04R\x04held\x12\x1a\n" +
-	"\bverified\x18\x02 \x01(\x04R\bverified\".\n" +
-	"\tHeartbeat\x12!\n" +
-	"\fconsole_left\x18\x01 \x01(\x04R\vconsoleLeft\"\xb1\x01\n" +
+	"\bverified\x18\x02 \x01(\x04R\bverified\"+\n" +
+	"\tHeartbeat\x12\x1e\n" +
+	"\x04left\x18\x01 \x01(\v2\n" +
+	".ftvm.LeftR\x04left\"\"\n" +
+	"\bHandover\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xae\x01\n" +
 	"\aGoodbye\x12)\n" +
 	"\x05cause\x18\x01 \x01(\x0e2\x13.ftvm.Goodbye.CauseR\x05cause\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\x12!\n" +
-	"\fconsole_left\x18\x03 \x01(\x04R\vconsoleLeft\"@\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1e\n" +
+	"\x04left\x18\x03 \x01(\v2\n" +
+	".ftvm.LeftR\x04left\"@\n" +
 	"\x05Cause\x12\b\n" +
 	"\x04NONE\x10\x00\x12\t\n" +
 	"\x05ENDED\x10\x01\x12\b\n" +
@@ -872,7 +1018,7 @@ func file_proto_ftvm_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_ftvm_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_proto_ftvm_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_proto_ftvm_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_proto_ftvm_proto_goTypes = []any{
 	(Input_Kind)(0),    // 0: ftvm.Input.Kind
 	(Goodbye_Cause)(0), // 1: ftvm.Goodbye.Cause
@@ -881,27 +1027,33 @@ var file_proto_ftvm_proto_goTypes = []any{
 	(*Setting)(nil),    // 4: ftvm.Setting
 	(*Refusal)(nil),    // 5: ftvm.Refusal
 	(*Record)(nil),     // 6: ftvm.Record
-	(*Input)(nil),      // 7: ftvm.Input
-	(*Ack)(nil),        // 8: ftvm.Ack
-	(*Heartbeat)(nil),  // 9: ftvm.Heartbeat
-	(*Goodbye)(nil),    // 10: ftvm.Goodbye
+	(*Left)(nil),       // 7: ftvm.Left
+	(*Input)(nil),      // 8: ftvm.Input
+	(*Ack)(nil),        // 9: ftvm.Ack
+	(*Heartbeat)(nil),  // 10: ftvm.Heartbeat
+	(*Handover)(nil),   // 11: ftvm.Handover
+	(*Goodbye)(nil),    // 12: ftvm.Goodbye
 }
 var file_proto_ftvm_proto_depIdxs = []int32{
 	3,  // 0: ftvm.Message.hello:type_name -> ftvm.Hello
 	5,  // 1: ftvm.Message.refusal:type_name -> ftvm.Refusal
 	6,  // 2: ftvm.Message.record:type_name -> ftvm.Record
-	8,  // 3: ftvm.Message.ack:type_name -> ftvm.Ack
-	9,  // 4: ftvm.Message.heartbeat:type_name -> ftvm.Heartbeat
-	10, // 5: ftvm.Message.goodbye:type_name -> ftvm.Goodbye
-	4,  // 6: ftvm.Hello.settings:type_name -> ftvm.Setting
-	7,  // 7: ftvm.Record.inputs:type_name -> ftvm.Input
-	0,  // 8: ftvm.Input.kind:type_name -> ftvm.Input.Kind
-	1,  // 9: ftvm.Goodbye.cause:type_name -> ftvm.Goodbye.Cause
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	9,  // 3: ftvm.Message.ack:type_name -> ftvm.Ack
+	10, // 4: ftvm.Message.heartbeat:type_name -> ftvm.Heartbeat
+	12, // 5: ftvm.Message.goodbye:type_name -> ftvm.Goodbye
+	11, // 6: ftvm.Message.handover:type_name -> ftvm.Handover
+	4,  // 7: ftvm.Hello.settings:type_name -> ftvm.Setting
+	8,  // 8: ftvm.Record.inputs:type_name -> ftvm.Input
+	7,  // 9: ftvm.Record.left:type_name -> ftvm.Left
+	0,  // 10: ftvm.Input.kind:type_name -> ftvm.Input.Kind
+	7,  // 11: ftvm.Heartbeat.left:type_name -> ftvm.Left
+	1,  // 12: ftvm.Goodbye.cause:type_name -> ftvm.Goodbye.Cause
+	7,  // 13: ftvm.Goodbye.left:type_name -> ftvm.Left
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_proto_ftvm_proto_init() }
@@ -916,6 +1068,7 @@ func file_proto_ftvm_proto_init() {
 		(*Message_Ack)(nil),
 		(*Message_Heartbeat)(nil),
 		(*Message_Goodbye)(nil),
+		(*Message_Handover)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -923,7 +1076,7 @@ func file_proto_ftvm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_ftvm_proto_rawDesc), len(file_proto_ftvm_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

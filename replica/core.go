@@ -21,10 +21,15 @@ type Config struct {
 	// are counted as they are lived through, so a process that was stopped for a while gives its
 	// peer's words a chance to be read before it judges.
 	SuspectTicks int
+	// Shared tells that the machine has a disk that all hosts reach: a backup acquires it before it claims the machine.
+	Shared bool
 }
 
 // maxConsole is how many bytes of console output may wait for the outside world to take them.
 const maxConsole = 1 << 20
+
+// maxRecord is how many bytes the inputs of one record have, if they are several: the others wait for the next.
+const maxRecord = 1 << 20
 
 // Role is what a replica is.
 type Role uint8
@@ -67,12 +72,15 @@ type ActionKind uint8
 const (
 	// ActSend: send Message on the present connection.
 	ActSend ActionKind = 1 + iota
-	// ActRelease: let Outputs leave.
+	// ActRelease: let Outputs leave. Frames have left when it is done.
 	ActRelease
 	// ActRepeat: issue these disk requests again; results of the first time do not count.
 	ActRepeat
 	// ActDial: connect to the primary, and call Connected or Unreachable.
 	ActDial
+	// ActAcquire: acquire the shared disks, so that no other host can do anything to them any more, and call Acquired.
+	// It may take long.
+	ActAcquire
 	// ActClaim: ask whether this replica may go on without the other, and call Claimed.
 	ActClaim
 	// ActHangUp: forget the backup, whose connection, if it is still up, is to be closed once
@@ -120,13 +128,16 @@ type Core struct {
 	records         []epoch.Record // Primary: not known to be held by the backup. Backup: not yet applied.
 
 	conn     uint64 // the present connection, 0 if there is none
+	parted   bool   // the last word was said on it
 	dialing  bool   // ActDial is under way
 	silent   int    // ticks since the peer was last heard
 	spoke    bool   // something other than a heartbeat was sent since the last tick
-	claiming bool
+	claiming bool   // ActAcquire or ActClaim is under way
 	why      string // the reason for the claim
 	alone    bool   // no other replica counts any more
 	met      bool   // a connection was up: there is another replica that may claim the machine
+	trouble  error  // of this primary's host: the backup is to go on, if there is one
+	offered  bool   // it was asked to, and has not said no: only it may go on
 
 	// Of the peer, on a primary.
 	synced         bool // it has told on this connection what it holds
@@ -171,8 +182,8 @@ func (c *Core) Opened() epoch.Number { return c.opened }
 // be held by the backup, on a primary.
 func (c *Core) Records() int { return len(c.records) }
 
-// ConsoleLeft is how many bytes of console output are known to have left.
-func (c *Core) ConsoleLeft() uint64 { return c.gate.Left() }
+// Left is how much output is known to have left.
+func (c *Core) Left() epoch.Left { return c.gate.Left() }
 
 // OutputsWait reports whether, on a primary, an output of the present epoch waits for a commit.
 // Where commit means verified, nothing but a boundary can bring that.
@@ -198,15 +209,16 @@ func (c *Core) notice(format string, args ...any) {
 }
 
 func (c *Core) send(m Message) {
-	if c.conn != 0 && c.role != Stopped {
+	if c.conn != 0 && !c.parted && c.role != Stopped {
 		c.spoke = true
 		c.do(Action{Kind: ActSend, Message: m})
 	}
 }
 
-// goodbye tells the peer the last word, once.
+// goodbye tells the peer the last word.
 func (c *Core) goodbye(cause Cause, reason string) {
-	c.send(Goodbye{Cause: cause, Reason: reason, ConsoleLeft: c.gate.Left()})
+	c.send(Goodbye{Cause: cause, Reason: reason, Left: c.gate.Left()})
+	c.parted = true
 }
 
 // drop tells the other replica, if it can hear it, that it does not count any more.
@@ -228,8 +240,11 @@ func (c *Core) Next() Task {
 		if !c.alone && uint64(c.opened-min(c.opened, c.verified)) > c.cfg.MaxLag {
 			return Task{Kind: TaskWait} // back-pressure: the backup is too far behind
 		}
-		if c.consoleReleased > c.gate.Left()+maxConsole {
+		if c.consoleReleased > c.gate.Left().Console+maxConsole {
 			return Task{Kind: TaskWait} // nobody reads the console
+		}
+		if c.yielding() {
+			return Task{Kind: TaskWait}
 		}
 		return Task{Kind: TaskRun}
 	case Backup, Failover:
@@ -251,7 +266,10 @@ func (c *Core) Next() Task {
 // Connected tells that a connection, numbered conn, is up and past its handshake. Each has a
 // higher number than the one before, which it replaces.
 func (c *Core) Connected(conn uint64) {
-	c.conn, c.silent, c.synced, c.dialing, c.met = conn, 0, false, false, true
+	if c.role == Backup {
+		c.silent = 0
+	} // else: a backup that is alive and does not follow, because it claims, may connect again and again
+	c.conn, c.parted, c.synced, c.dialing, c.met = conn, false, false, false, true
 	switch {
 	case c.alone:
 		c.drop() // whoever is there has come too late, and must know it
@@ -265,13 +283,18 @@ func (c *Core) Disconnected(conn uint64) {
 	if conn != c.conn {
 		return
 	}
-	c.conn, c.synced, c.silent = 0, false, 0
-	c.dial()
+	if c.role == Backup || c.synced {
+		c.silent = 0
+	}
+	c.conn, c.synced = 0, false
+	if !c.claiming { // else a tick is soon enough to hear whether the primary went on alone
+		c.dial()
+	}
 }
 
 // dial makes a backup that lost its connection try again.
 func (c *Core) dial() {
-	if c.role == Backup && c.conn == 0 && !c.claiming && !c.dialing && !c.over {
+	if c.role == Backup && c.conn == 0 && !c.dialing && !c.over {
 		c.dialing = true
 		c.do(Action{Kind: ActDial})
 	}
@@ -300,7 +323,7 @@ func (c *Core) Tick() {
 	case c.role == Stopped || c.alone || !c.met:
 		return
 	case c.role == Leaving: // it still lives, and does not judge any more
-		c.send(Heartbeat{ConsoleLeft: c.gate.Left()})
+		c.send(Heartbeat{c.gate.Left()})
 		return
 	case c.role == Backup:
 		c.dial()
@@ -308,7 +331,7 @@ func (c *Core) Tick() {
 			c.ack()
 		}
 	case !c.spoke:
-		c.send(Heartbeat{ConsoleLeft: c.gate.Left()})
+		c.send(Heartbeat{c.gate.Left()})
 	}
 	c.spoke = false
 	c.silent++
@@ -324,12 +347,27 @@ func (c *Core) Tick() {
 
 // claim asks to go on without the peer.
 func (c *Core) claim(why string) {
-	if c.claiming || c.alone || c.role == Stopped || c.role == Leaving || c.over {
+	switch {
+	case c.claiming || c.alone || c.role == Stopped || c.role == Leaving || c.over:
+		return
+	case c.offered && !broken(RuleHandover): // the backup may have gone on
+		c.stop(fmt.Errorf("the backup was asked to go on: %w", c.trouble))
 		return
 	}
 	c.claiming, c.why = true, why
 	c.notice("the other replica counts as failed: %s", why)
+	if c.role == Backup && c.cfg.Shared && !broken(RuleFence) {
+		c.do(Action{Kind: ActAcquire})
+		return
+	}
 	c.do(Action{Kind: ActClaim})
+}
+
+// Acquired answers ActAcquire: the shared disks are this host's.
+func (c *Core) Acquired() {
+	if c.claiming && c.role == Backup && !c.over {
+		c.do(Action{Kind: ActClaim})
+	}
 }
 
 // Claimed answers ActClaim.
@@ -356,6 +394,7 @@ func (c *Core) Claimed(won bool) {
 		c.role = Failover
 		c.notice("taking over: %d records to use up", len(c.records))
 		if c.ended {
+			c.repeat()
 			c.role = Ending
 		}
 	} else {
@@ -377,7 +416,9 @@ func (c *Core) Receive(conn uint64, m Message) {
 	case Ack:
 		c.receiveAck(m)
 	case Heartbeat:
-		c.left(m.ConsoleLeft)
+		c.left(m.Left)
+	case Handover:
+		c.receiveHandover(m)
 	case Goodbye:
 		c.receiveGoodbye(m)
 	}
@@ -407,10 +448,11 @@ func (c *Core) distrust(err error) {
 // hangUp makes room for another backup, before the machine has begun.
 func (c *Core) hangUp() {
 	c.do(Action{Kind: ActHangUp})
-	c.conn, c.met = 0, false
+	c.conn, c.met, c.silent = 0, false, 0
 }
 
 func (c *Core) receiveRecord(r epoch.Record) {
+	c.left(r.Left)
 	next := c.opened + epoch.Number(len(c.records))
 	switch {
 	case c.role != Backup:
@@ -420,7 +462,6 @@ func (c *Core) receiveRecord(r epoch.Record) {
 		c.distrust(fmt.Errorf("%w: record %d came where %d is next", ErrPeer, r.Epoch, next))
 	default:
 		c.records = append(c.records, r)
-		c.gate.ConsoleLeft(r.ConsoleLeft)
 		c.ack() // P4
 	}
 }
@@ -464,24 +505,61 @@ func (c *Core) receiveAck(m Ack) {
 		for _, r := range c.records {
 			c.send(RecordMessage{r})
 		}
+		c.offer()
 	}
 	c.release()
 }
 
-// left takes the peer's word for how much console output has left. Only a primary has a word
+// left takes the peer's word for how much output has left. Only a primary has a word
 // there: whoever believed a backup's would withhold what never left.
-func (c *Core) left(n uint64) {
+func (c *Core) left(l epoch.Left) {
 	if c.role == Backup {
-		c.gate.ConsoleLeft(n)
+		c.gate.HasLeft(l)
 	}
 }
 
+// Trouble tells of trouble of this host that another host may not have, and that the guest could live with, such as
+// an error of this replica's disk. A primary that has a backup asks it to go on instead, and runs no further
+// until it has heard; if the backup cannot, or there is none, this replica goes on.
+func (c *Core) Trouble(err error) {
+	if c.role == Primary && c.trouble == nil && !c.alone {
+		c.trouble = err
+		c.notice("the backup is to go on: %v", err)
+		c.offer()
+	}
+}
+
+// yielding reports whether this primary waits for its backup to go on in its place.
+func (c *Core) yielding() bool { return c.trouble != nil && !c.alone }
+
+// offer asks the backup to go on. Whoever claims the machine itself does not ask.
+func (c *Core) offer() {
+	if c.role == Primary && c.yielding() && c.synced && !c.claiming {
+		c.offered = true
+		c.send(Handover{c.trouble.Error()})
+	}
+}
+
+// receiveHandover goes on in the primary's place. The primary will not go on unless it hears that this backup cannot, so
+// it need not wait for the claim.
+func (c *Core) receiveHandover(m Handover) {
+	if c.role != Backup {
+		c.distrust(fmt.Errorf("%w: a handover to a replica that is %s", ErrPeer, c.role))
+		return
+	}
+	c.claim("it leaves: " + m.Reason)
+	c.drop()
+}
+
 func (c *Core) receiveGoodbye(m Goodbye) {
-	c.left(m.ConsoleLeft)
+	c.left(m.Left)
 	switch {
+	case m.Cause == CauseDropped && c.offered:
+		c.stop(fmt.Errorf("the backup goes on: %w", c.trouble))
 	case m.Cause == CauseDropped:
 		c.stop(fmt.Errorf("%w: %s", ErrDropped, m.Reason))
 	case m.Cause == CauseLeaving:
+		c.offered = false // it does not go on
 		c.claim("it leaves: " + m.Reason)
 	case c.role == Backup:
 		c.over = true
@@ -521,15 +599,21 @@ func (c *Core) Produced(outs []vmm.Output) {
 	c.release()
 }
 
-// release lets leave what the output rule allows, and disk requests at once: they go to the
-// replica's own image.
+func isDisk(o *vmm.Output) bool { return o.Kind == vmm.OutputDisk }
+
+// isLocal tells requests to the replica's own image, which is part of the replica and not of the outside world.
+func isLocal(o *vmm.Output) bool { return isDisk(o) && (!o.Shared || broken(RuleShared)) }
+
+// release lets leave what the output rule allows, and requests to the replica's own image at once.
 func (c *Core) release() {
 	if c.role == Stopped || c.role == Leaving {
 		c.checkEnding()
 		return
 	}
-	outs := c.gate.TakeDisk(nil)
+	outs := c.gate.Take(nil, isLocal)
 	switch {
+	case c.role == Failover: // what is left of the requests to shared disks is issued by P7
+		outs = c.gate.Take(outs, func(o *vmm.Output) bool { return !isDisk(o) })
 	case c.alone || broken(RuleOutput) && c.role != Backup:
 		outs = c.gate.Commit(math.MaxUint64, outs)
 	case c.role == Backup:
@@ -538,9 +622,13 @@ func (c *Core) release() {
 	default:
 		outs = c.gate.Commit(c.held, outs)
 	}
-	for _, o := range outs {
-		if o.Kind == vmm.OutputConsole {
+	for i := range outs {
+		switch o := &outs[i]; o.Kind {
+		case vmm.OutputConsole:
 			c.consoleReleased = o.Seq + uint64(len(o.Data))
+		case vmm.OutputFrame:
+			// Whoever is told so is told after that.
+			c.gate.HasLeft(epoch.Left{Frames: o.Seq + 1})
 		}
 	}
 	if len(outs) > 0 {
@@ -551,7 +639,7 @@ func (c *Core) release() {
 
 // ConsoleWritten tells that all console output before byte n has left for the outside world.
 func (c *Core) ConsoleWritten(n uint64) {
-	c.gate.ConsoleLeft(n)
+	c.gate.HasLeft(epoch.Left{Console: n})
 	c.checkEnding()
 	c.checkLeaving(false)
 }
@@ -559,7 +647,7 @@ func (c *Core) ConsoleWritten(n uint64) {
 // checkEnding stops a replica whose guest has ended, once all outputs have left and the
 // backup holds the last record.
 func (c *Core) checkEnding() {
-	if c.role != Ending || c.gate.Holding(0) || c.gate.Left() < c.consoleReleased || !c.alone && c.held < c.opened {
+	if c.role != Ending || c.gate.Holding(0) || c.gate.Left().Console < c.consoleReleased || !c.alone && c.held < c.opened {
 		return
 	}
 	c.goodbye(CauseEnded, "the guest came to its end")
@@ -574,6 +662,7 @@ func (c *Core) Executed() {
 	c.complete(r.Inputs)
 	c.ended = r.Ended
 	if c.ended && c.role == Failover {
+		c.repeat()
 		c.role = Ending
 		c.checkEnding()
 	}
@@ -592,19 +681,32 @@ func (c *Core) complete(inputs []vmm.Input) {
 	}
 }
 
+// Opening is what the runner decides about the epoch that a boundary opens.
+type Opening struct {
+	Time   vmm.Time // guest time; see Clock
+	Rate   vmm.Rate
+	Length uint64 // the longest that the epoch may become, in positions
+}
+
 // Boundary takes the end of an epoch that was run here first: of a TaskRun or a TaskFailover.
-// It returns the record to be applied to the machine (P2). now is guest time by the host's
-// clock; length is the longest that the epoch may become, in positions.
-func (c *Core) Boundary(b epoch.Boundary, now vmm.Time, length uint64) epoch.Record {
+// It returns the record to be applied to the machine (P2).
+func (c *Core) Boundary(b epoch.Boundary, o Opening) epoch.Record {
 	if c.role == Failover {
 		c.takeOver()
 	}
 	r := epoch.Record{
 		Epoch: c.opened, Position: b.Position, Digest: b.Digest, Memory: b.Memory, Ended: b.Ended,
-		Length: length, Time: max(now, b.Time), ConsoleLeft: c.gate.Left(),
+		Length: o.Length, Time: max(o.Time, b.Time), Rate: o.Rate, Left: c.gate.Left(),
 	}
-	if !b.Ended {
-		r.Inputs, c.inputs = c.inputs, nil
+	if broken(RuleLeft) {
+		r.Left.Frames = math.MaxUint64
+	}
+	if broken(RuleTime) {
+		r.Time = o.Time
+	}
+	// What this replica's host is in trouble with, the backup's may do: so it does not enter yet.
+	if !b.Ended && !c.yielding() {
+		r.Inputs = c.takeInputs()
 	}
 	shipped := r
 	if broken(RuleP1) {
@@ -628,12 +730,34 @@ func (c *Core) Boundary(b epoch.Boundary, now vmm.Time, length uint64) epoch.Rec
 	return r
 }
 
+// takeInputs takes the inputs of one record.
+func (c *Core) takeInputs() (taken []vmm.Input) {
+	size := 0
+	for i := range c.inputs {
+		if in := &c.inputs[i]; !in.Local {
+			size += len(in.Data)
+		}
+		if i > 0 && size > maxRecord {
+			taken, c.inputs = c.inputs[:i:i], c.inputs[i:]
+			return taken
+		}
+	}
+	taken, c.inputs = c.inputs, nil
+	return taken
+}
+
 // takeOver makes the survivor the primary, at the end of the failover epoch.
 func (c *Core) takeOver() {
 	c.role = Primary
 	c.notice("this replica is the primary now, alone")
+	c.repeat()
+}
+
+// repeat issues again what is outstanding (P7), also what this replica did not issue before: requests to shared disks.
+func (c *Core) repeat() {
+	c.gate.Take(nil, isDisk)
 	if again := c.gate.Outstanding(); len(again) > 0 && !broken(RuleP7) {
-		c.do(Action{Kind: ActRepeat, Outputs: append([]vmm.Output(nil), again...)}) // P7
+		c.do(Action{Kind: ActRepeat, Outputs: append([]vmm.Output(nil), again...)})
 	}
 }
 
@@ -659,15 +783,15 @@ func (c *Core) Leave(reason string) {
 }
 
 func (c *Core) checkLeaving(now bool) {
-	if c.role == Leaving && (now || c.gate.Left() >= c.consoleReleased) {
+	if c.role == Leaving && (now || c.gate.Left().Console >= c.consoleReleased) {
 		c.goodbye(CauseLeaving, c.why)
 		c.stop(nil)
 	}
 }
 
-// Quit ends the virtual machine, on a primary; a backup only leaves.
+// Quit ends the virtual machine, on a primary; a backup, or a primary that asked its backup to go on, only leaves.
 func (c *Core) Quit(reason string) {
-	if c.role == Backup {
+	if c.role == Backup || c.offered {
 		c.Leave(reason)
 		return
 	}

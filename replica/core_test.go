@@ -453,7 +453,7 @@ func TestGuestEndUnsaid(t *testing.T) {
 	play(t, NewPrimary(config, false), begun+`
 		boundary ended  : opens record 1 ended, send record 1 ended -> wait
 		goodbye leaving : claim -> wait
-		claimed won     : send goodbye dropped, send goodbye ended -> stop
+		claimed won     : send goodbye dropped -> stop
 	`)
 }
 
@@ -526,14 +526,21 @@ func TestLostBeforeTheBeginning(t *testing.T) {
 		tick           : -> wait
 		tick           : -> wait
 		tick           : -> wait
-		tick           : -> wait
 		tick           : claim -> wait
 		claimed won    : hang up -> wait
 		tick           : -> wait
 		connected 2    : -> wait
 		ack 0 0        : -> run
 	`)
-	// It is there and silent.
+	// It is there and silent, or comes again and again and says nothing.
+	play(t, NewPrimary(config, false), `
+		connected 1    : -> wait
+		tick           : send heartbeat 0 -> wait
+		connected 2    : -> wait
+		tick           : send heartbeat 0 -> wait
+		connected 3    : -> wait
+		tick           : send heartbeat 0, claim -> wait
+	`)
 	play(t, NewPrimary(config, false), `
 		connected 1 : -> wait
 		tick        : send heartbeat 0 -> wait
@@ -553,7 +560,7 @@ func TestLostBeforeTheBeginning(t *testing.T) {
 
 // Console bytes that are known to have left are not sent again: by a record's or a
 // heartbeat's word, or a last word.
-func TestConsoleLeft(t *testing.T) {
+func TestLeft(t *testing.T) {
 	play(t, NewBackup(config), followed+`
 		prints 0 abcdef  : -> wait
 		heartbeat 2      : -> wait
@@ -568,6 +575,184 @@ func TestConsoleLeft(t *testing.T) {
 		no-such-process  : claim -> replay 1
 		claimed won      : release print 3 def -> replay 1
 	`)
+	play(t, NewBackup(config), followed+`
+		frame 0             : -> wait
+		frame 1             : -> wait
+		frame 2             : -> wait
+		heartbeat 0 1       : -> wait
+		record 1 left 0 2   : send ack 2 1 -> replay 1
+		frame 3             : -> replay 1
+		goodbye leaving 0 3 : claim -> replay 1
+		claimed won         : send goodbye dropped, release frame 3 -> replay 1
+	`)
+}
+
+// A frame has left when it is released: whoever is told so is told after that.
+func TestFrames(t *testing.T) {
+	play(t, NewPrimary(config, false), begun+`
+		frame 0    : release frame 0 -> run
+		boundary   : opens record 1 left 0 1, send record 1 left 0 1 -> run
+		frame 1    : -> run
+		tick       : -> run
+		tick       : send heartbeat 0 1 -> run
+		boundary   : opens record 2 left 0 1, send record 2 left 0 1 -> run
+		frame 2    : -> run
+		ack 2 1    : release frame 1 -> run
+		tick       : -> run
+		tick       : send heartbeat 0 2 -> run
+		ack 3 1    : release frame 2 -> run
+	`)
+}
+
+// The inputs of a record have a size that a message can have; what is too much comes with the next.
+func TestRecordsAreBounded(t *testing.T) {
+	c := NewPrimary(config, true)
+	play(t, c, `
+		boundary       : opens record 0 -> run
+		brings 700000  : -> run
+		brings 300000  : -> run
+		brings 100000  : -> run
+		brings 2000000 : -> run
+		boundary       : opens record 1 frame of 700000 frame of 300000 -> run
+		boundary       : opens record 2 frame of 100000 -> run
+	`)
+	if !c.InputsWait() {
+		t.Error("an input waits, and nobody says that a boundary is wanted")
+	}
+	play(t, c, "boundary : opens record 3 frame of 2000000 -> run")
+	if c.InputsWait() {
+		t.Error("a boundary is wanted, and no input waits")
+	}
+}
+
+// A request to a shared disk waits like every output. A backup never issues one; it drops those that a record has
+// the completion of. At a takeover it acquires the disk first, and issues the others when the failover epoch is over.
+func TestSharedDisk(t *testing.T) {
+	shared := config
+	shared.Shared = true
+	play(t, NewPrimary(shared, false), begun+`
+		writes 0 shared : release write 0 -> run
+		boundary        : opens record 1, send record 1 -> run
+		writes 1 shared : -> run
+		writes 2        : release write 2 -> run
+		ack 2 1         : release write 1 -> run
+		# It holds the disk already.
+		goodbye leaving : claim -> run
+	`)
+	play(t, NewBackup(shared), followed+`
+		writes 0 shared : -> wait
+		record 1 disk 0 : send ack 2 1 -> replay 1
+		writes 1 shared : -> replay 1
+		executed        : send ack 2 2 -> wait
+		disconnected 1  : dial -> wait
+		no-such-process : acquire -> wait
+		tick            : dial -> wait
+		acquired        : claim -> wait
+		claimed won     : -> failover
+		writes 2 shared : -> failover
+		prints 0 a      : release print 0 a -> failover
+		boundary        : opens record 2, repeat write 1 write 2 -> run
+		writes 3 shared : release write 3 -> run
+	`)
+	// The guest came to its end with a request under way.
+	play(t, NewBackup(shared), followed+`
+		writes 0 shared : -> wait
+		record 1 ended  : send ack 2 1 -> replay 1
+		executed        : send ack 2 2 -> wait
+		goodbye leaving : acquire -> wait
+		acquired        : claim -> wait
+		claimed won     : send goodbye dropped, repeat write 0 -> stop
+	`)
+	play(t, NewBackup(shared), followed+`
+		writes 0 shared : -> wait
+		record 1 ended  : send ack 2 1 -> replay 1
+		goodbye leaving : acquire -> replay 1
+		acquired        : claim -> replay 1
+		claimed won     : send goodbye dropped -> replay 1
+		executed        : repeat write 0 -> stop
+	`)
+	// While it waits for the disk, it hears that the primary went on alone.
+	play(t, NewBackup(shared), followed+`
+		tick            : -> wait
+		tick            : send ack 1 1 -> wait
+		tick            : send ack 1 1, acquire -> wait
+		goodbye dropped : -> stop with an error
+		acquired        : -> stop with an error
+	`)
+	play(t, NewBackup(shared), followed+`
+		disconnected 1 : dial -> wait
+		tick           : -> wait
+		tick           : -> wait
+		tick           : acquire -> wait
+		unreachable    : -> wait
+		tick           : dial -> wait
+		refused        : -> stop with an error
+	`)
+}
+
+// Trouble of a primary's host that another host may not have: the backup is asked to go on.
+func TestHandover(t *testing.T) {
+	c := NewPrimary(config, false)
+	play(t, c, begun+`
+		writes 0        : release write 0 -> run
+		trouble         : send handover -> wait
+		disk 0          : -> wait
+		# Only once; and an epoch that was under way ends without what the backup may get better.
+		trouble         : -> wait
+		boundary        : opens record 1, send record 1 -> wait
+		tick            : -> wait
+		tick            : send heartbeat 0 -> wait
+		goodbye dropped : -> stop with an error
+	`)
+	if err := c.Result(); err == nil || errors.Is(err, ErrDropped) {
+		t.Errorf("the primary stops with %v; want its trouble", err)
+	}
+	play(t, NewBackup(config), followed+`
+		handover        : claim, send goodbye dropped -> wait
+		record 1        : -> wait
+		claimed won     : -> failover
+		boundary        : opens record 1 -> run
+	`)
+	// The backup cannot: the primary goes on, with its trouble.
+	play(t, NewPrimary(config, false), begun+`
+		writes 0        : release write 0 -> run
+		trouble         : send handover -> wait
+		disk 0          : -> wait
+		goodbye leaving : claim -> wait
+		claimed won     : send goodbye dropped -> run
+		boundary        : opens record 1 disk 0 -> run
+		trouble         : -> run
+	`)
+	// Once it was asked, a silent backup may have gone on.
+	play(t, NewPrimary(config, false), begun+`
+		trouble : send handover -> wait
+		tick    : -> wait
+		tick    : send heartbeat 0 -> wait
+		tick    : send heartbeat 0 -> stop with an error
+	`)
+	// There is no connection when the trouble comes.
+	play(t, NewPrimary(config, false), begun+`
+		disconnected 1 : -> run
+		trouble        : -> wait
+		connected 2    : -> wait
+		ack 1 1        : send handover -> wait
+		disconnected 2 : -> wait
+		connected 3    : -> wait
+		ack 1 1        : send handover -> wait
+		quit           : send goodbye leaving -> stop
+	`)
+	// Nor a backup any more.
+	play(t, NewPrimary(config, false), begun+`
+		goodbye leaving : claim -> run
+		trouble         : -> wait
+		claimed won     : send goodbye dropped -> run
+	`)
+	play(t, NewPrimary(config, true), `
+		boundary : opens record 0 -> run
+		trouble  : -> run
+		disk 0   : -> run
+		boundary : opens record 1 disk 0 -> run
+	`)
 }
 
 // Hostile or broken words do no harm to the machine: a primary goes on without such a backup,
@@ -581,6 +766,7 @@ func TestHostile(t *testing.T) {
 		"record 1",
 		"goodbye quit",
 		"goodbye ended",
+		"handover",
 		"garbage",
 	} {
 		c := NewPrimary(config, false)
@@ -619,7 +805,7 @@ func TestBackupHasNoWordOnTheConsole(t *testing.T) {
 func TestTime(t *testing.T) {
 	c := NewPrimary(config, true)
 	for _, step := range []struct{ guest, host, want vmm.Time }{{0, 100, 100}, {150, 200, 200}, {250, 90, 250}, {260, 300, 300}} {
-		if r := c.Boundary(epoch.Boundary{Time: step.guest}, step.host, 1); r.Time != step.want {
+		if r := c.Boundary(epoch.Boundary{Time: step.guest}, Opening{Time: step.host, Length: 1}); r.Time != step.want {
 			t.Errorf("the guest is at %d, the host at %d: the record says %d, want %d", step.guest, step.host, r.Time, step.want)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // Message is what one replica tells another while the machine runs: a RecordMessage, an
-// Ack, a Heartbeat or a Goodbye.
+// Ack, a Heartbeat, a Handover or a Goodbye.
 type Message interface{ message() *proto.Message }
 
 // RecordMessage ships a record to the backup.
@@ -21,14 +21,18 @@ type RecordMessage struct{ epoch.Record }
 // compared digests and found them equal.
 type Ack struct{ Held, Verified epoch.Number }
 
-// Heartbeat tells the backup that the primary lives and how much console output has left.
-type Heartbeat struct{ ConsoleLeft uint64 }
+// Heartbeat tells the backup that the primary lives and how much output has left.
+type Heartbeat struct{ Left epoch.Left }
+
+// Handover asks the backup to go on in the place of the primary, whose host is in trouble. The primary waits for
+// the backup's goodbye.
+type Handover struct{ Reason string }
 
 // Goodbye is a replica's last word.
 type Goodbye struct {
-	Cause       Cause
-	Reason      string
-	ConsoleLeft uint64
+	Cause  Cause
+	Reason string
+	Left   epoch.Left
 }
 
 // Cause says why a replica leaves.
@@ -62,12 +66,16 @@ func (m Ack) message() *proto.Message {
 }
 
 func (m Heartbeat) message() *proto.Message {
-	return &proto.Message{Body: &proto.Message_Heartbeat{Heartbeat: &proto.Heartbeat{ConsoleLeft: m.ConsoleLeft}}}
+	return &proto.Message{Body: &proto.Message_Heartbeat{Heartbeat: &proto.Heartbeat{Left: m.Left.Proto()}}}
+}
+
+func (m Handover) message() *proto.Message {
+	return &proto.Message{Body: &proto.Message_Handover{Handover: &proto.Handover{Reason: m.Reason}}}
 }
 
 func (m Goodbye) message() *proto.Message {
 	return &proto.Message{Body: &proto.Message_Goodbye{Goodbye: &proto.Goodbye{
-		Cause: causes[m.Cause], Reason: m.Reason, ConsoleLeft: m.ConsoleLeft}}}
+		Cause: causes[m.Cause], Reason: m.Reason, Left: m.Left.Proto()}}}
 }
 
 // Encode turns a message into wire format.
@@ -96,11 +104,13 @@ func Decode(p *proto.Message) (Message, error) {
 	case *proto.Message_Ack:
 		return Ack{epoch.Number(b.Ack.GetHeld()), epoch.Number(b.Ack.GetVerified())}, nil
 	case *proto.Message_Heartbeat:
-		return Heartbeat{b.Heartbeat.GetConsoleLeft()}, nil
+		return Heartbeat{epoch.LeftFromProto(b.Heartbeat.GetLeft())}, nil
+	case *proto.Message_Handover:
+		return Handover{Printable(b.Handover.GetReason())}, nil
 	case *proto.Message_Goodbye:
 		for c, q := range causes {
 			if c > 0 && q == b.Goodbye.GetCause() {
-				return Goodbye{Cause(c), Printable(b.Goodbye.GetReason()), b.Goodbye.GetConsoleLeft()}, nil
+				return Goodbye{Cause(c), Printable(b.Goodbye.GetReason()), epoch.LeftFromProto(b.Goodbye.GetLeft())}, nil
 			}
 		}
 		return nil, fmt.Errorf("goodbye with unknown cause %d", b.Goodbye.GetCause())

@@ -15,12 +15,12 @@ import (
 // messages is one of each kind, and the edges.
 var messages = []Message{
 	RecordMessage{epoch.Record{Length: 1}},
-	RecordMessage{epoch.Record{Epoch: 7, Position: 70, Digest: 1 << 63, Memory: true, Ended: true, Length: 9, Time: 8, ConsoleLeft: 6,
+	RecordMessage{epoch.Record{Epoch: 7, Position: 70, Digest: 1 << 63, Memory: true, Ended: true, Length: 9, Time: 8, Rate: 5, Left: epoch.Left{Console: 6, Frames: 4},
 		Inputs: []vmm.Input{{Kind: vmm.InputConsole, Data: []byte("a")}, {Kind: vmm.InputDisk, Device: 1, ID: 2, Status: vmm.DiskError}}}},
 	Ack{}, Ack{Held: 1 << 63, Verified: 3},
-	Heartbeat{}, Heartbeat{ConsoleLeft: 5},
+	Heartbeat{}, Heartbeat{epoch.Left{Console: 5, Frames: 6}}, Handover{"why"},
 	Goodbye{Cause: CauseEnded}, Goodbye{Cause: CauseQuit, Reason: "why"},
-	Goodbye{Cause: CauseLeaving, ConsoleLeft: 4}, Goodbye{Cause: CauseDropped},
+	Goodbye{Cause: CauseLeaving, Left: epoch.Left{Console: 4}}, Goodbye{Cause: CauseDropped},
 }
 
 func TestMessagesSurviveTheWire(t *testing.T) {

@@ -23,4 +23,14 @@ const (
 	RuleP7
 	// RuleOutput: an output leaves only when the record that opened its epoch is committed.
 	RuleOutput
+	// RuleLeft: what the backup is told to have left has left.
+	RuleLeft
+	// RuleShared: a request to a shared disk is an output like others.
+	RuleShared
+	// RuleFence: a backup acquires the shared disks before it claims the machine.
+	RuleFence
+	// RuleTime: guest time does not go back.
+	RuleTime
+	// RuleHandover: a primary that asked its backup to go on does not go on itself, unless the backup cannot.
+	RuleHandover
 )

@@ -73,7 +73,7 @@ func (p *player) step(w []string) string {
 		r := epoch.Record{Epoch: epoch.Number(arg(1)), Length: 10}
 		r.Ended = len(w) > 2 && w[2] == "ended"
 		if len(w) > 3 && w[2] == "left" {
-			r.ConsoleLeft = arg(3)
+			r.Left = epoch.Left{Console: arg(3), Frames: arg(4)}
 		}
 		if len(w) > 3 && w[2] == "disk" {
 			r.Inputs = []vmm.Input{{Kind: vmm.InputDisk, ID: arg(3)}}
@@ -82,25 +82,35 @@ func (p *player) step(w []string) string {
 	case "ack":
 		receive(Ack{epoch.Number(arg(1)), epoch.Number(arg(2))})
 	case "heartbeat":
-		receive(Heartbeat{arg(1)})
+		receive(Heartbeat{epoch.Left{Console: arg(1), Frames: arg(2)}})
+	case "handover":
+		receive(Handover{"disk full"})
 	case "goodbye":
 		cause := map[string]Cause{"ended": CauseEnded, "quit": CauseQuit, "leaving": CauseLeaving, "dropped": CauseDropped}[w[1]]
-		receive(Goodbye{Cause: cause, ConsoleLeft: arg(2)})
+		receive(Goodbye{Cause: cause, Left: epoch.Left{Console: arg(2), Frames: arg(3)}})
 	case "garbage":
 		c.PeerBroke(p.conn, errors.New("garbage"))
 	case "type":
 		c.Input(vmm.Input{Kind: vmm.InputConsole, Data: []byte(w[1])})
 	case "disk":
 		c.Input(vmm.Input{Kind: vmm.InputDisk, ID: arg(1)})
+	case "brings": // brings <bytes>: a frame
+		c.Input(vmm.Input{Kind: vmm.InputFrame, Data: make([]byte, arg(1))})
+	case "trouble":
+		c.Trouble(errors.New("disk full"))
+	case "acquired":
+		c.Acquired()
 	case "prints": // prints <seq> <text>
 		c.Produced([]vmm.Output{{Kind: vmm.OutputConsole, Seq: arg(1), Data: []byte(w[2])}})
-	case "writes":
-		c.Produced([]vmm.Output{{Kind: vmm.OutputDisk, Op: vmm.DiskWrite, Seq: arg(1)}})
+	case "writes": // writes <seq> [shared]
+		c.Produced([]vmm.Output{{Kind: vmm.OutputDisk, Op: vmm.DiskWrite, Seq: arg(1), Shared: len(w) > 2}})
+	case "frame": // frame <seq>
+		c.Produced([]vmm.Output{{Kind: vmm.OutputFrame, Seq: arg(1)}})
 	case "left":
 		c.ConsoleWritten(arg(1))
 	case "boundary":
 		p.position++
-		r := c.Boundary(epoch.Boundary{Position: p.position, Ended: len(w) > 1}, 100, 10)
+		r := c.Boundary(epoch.Boundary{Position: p.position, Ended: len(w) > 1}, Opening{Time: 100, Rate: 1, Length: 10})
 		said = append(said, "opens "+record(r))
 	case "executed":
 		c.Executed()
@@ -147,7 +157,9 @@ func describe(a Action) string {
 		case Ack:
 			return fmt.Sprintf("send ack %d %d", m.Held, m.Verified)
 		case Heartbeat:
-			return fmt.Sprintf("send heartbeat %d", m.ConsoleLeft)
+			return "send heartbeat " + left(m.Left)
+		case Handover:
+			return "send handover"
 		case Goodbye:
 			return "send goodbye " + [...]string{"", "ended", "quit", "leaving", "dropped"}[m.Cause]
 		}
@@ -157,6 +169,8 @@ func describe(a Action) string {
 		return "repeat " + outputs(a.Outputs)
 	case ActDial:
 		return "dial"
+	case ActAcquire:
+		return "acquire"
 	case ActClaim:
 		return "claim"
 	case ActHangUp:
@@ -173,20 +187,36 @@ func record(r epoch.Record) string {
 			s += fmt.Sprintf(" type %s", in.Data)
 		case vmm.InputDisk:
 			s += fmt.Sprintf(" disk %d", in.ID)
+		case vmm.InputFrame:
+			s += fmt.Sprintf(" frame of %d", len(in.Data))
 		}
 	}
 	if r.Ended {
 		s += " ended"
 	}
+	if r.Left.Frames > 0 {
+		s += " left " + left(r.Left)
+	}
 	return s
+}
+
+// left is the console's bytes, and the frames if there are any.
+func left(l epoch.Left) string {
+	if l.Frames == 0 {
+		return fmt.Sprint(l.Console)
+	}
+	return fmt.Sprintf("%d %d", l.Console, l.Frames)
 }
 
 func outputs(outs []vmm.Output) string {
 	var s []string
 	for _, o := range outs {
-		if o.Kind == vmm.OutputDisk {
+		switch o.Kind {
+		case vmm.OutputDisk:
 			s = append(s, fmt.Sprintf("write %d", o.Seq))
-		} else {
+		case vmm.OutputFrame:
+			s = append(s, fmt.Sprintf("frame %d", o.Seq))
+		default:
 			s = append(s, fmt.Sprintf("print %d %s", o.Seq, o.Data))
 		}
 	}

@@ -30,6 +30,9 @@ type CPUState struct {
 	// TSCAdjust is what the time stamp counter is ahead of guest time, in its ticks, for an engine that answers
 	// reads of it; 0 for others.
 	TSCAdjust uint64
+	// WallClock and SystemTime are KVM's registers of these names (0x4B564D00 and 0x4B564D01), for an engine that has
+	// them; 0 for others.
+	WallClock, SystemTime uint64
 
 	// FX is the x87, MMX and SSE state as FXSAVE64 lays it out (SDM vol. 1,
 	// 10.5.1). Its reserved bytes 464 to 511 are zero.
@@ -181,6 +184,8 @@ func (s *CPUState) Digestible(a *Archive) {
 		a.U64("msr", &s.MSR[i])
 	}
 	a.U64("tsc_adjust", &s.TSCAdjust)
+	a.U64("wall_clock", &s.WallClock)
+	a.U64("system_time", &s.SystemTime)
 	a.Fixed("fx", s.FX[:])
 	e := &s.Events
 	a.Section("cpu.events")

@@ -3,6 +3,14 @@ package vmm
 // Time is guest time: nanoseconds since 1970-01-01 00:00 UTC. It never goes back.
 type Time uint64
 
+// Rate is how fast guest time passes within an epoch: nanoseconds in RateUnit positions.
+type Rate uint64
+
+// RateUnit is how many positions a Rate is about.
+const RateUnit = 1 << rateShift
+
+const rateShift = 16
+
 // Input is one thing that enters the machine at an epoch boundary.
 type Input struct {
 	Kind InputKind

@@ -76,10 +76,13 @@ type Clock struct {
 	// Exact is true if the engine can stop at any position by itself. On a clock that is
 	// not exact only the guest's own exits are positions, and Run stops at each.
 	Exact bool
-	// TickNs is how much guest time one count stands for within an epoch. It is
-	// chosen so that guest time does not outrun the host's.
+	// TickNs is how much guest time one count stands for within an epoch, as long as nobody knows better: on a
+	// clock that is not exact, always. It is chosen so that guest time does not outrun the host's.
 	TickNs uint64
 }
+
+// Rate is that of TickNs.
+func (c Clock) Rate() Rate { return Rate(c.TickNs << rateShift) }
 
 // ExitReason says why Run returned.
 type ExitReason uint8

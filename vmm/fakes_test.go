@@ -233,6 +233,9 @@ func (b *board) RequestsWait() bool { return false }
 func (b *board) EntropyWanted() int { return 7 }
 func (b *board) ConsoleRoom() int   { return 16 - len(b.typed) }
 
+// FrameRoom is as many as the number of the interface.
+func (b *board) FrameRoom(device uint32, frames [][]byte) int { return min(int(device), len(frames)) }
+
 func (b *board) Ended() (vmm.End, bool) {
 	return vmm.End{Kind: vmm.EndPowerOff}, b.ended
 }
@@ -284,7 +287,7 @@ func (r *rig) run(t *testing.T, until vmm.Position, pause func() bool, want vmm.
 
 func (r *rig) apply(t *testing.T, at vmm.Time, inputs ...vmm.Input) {
 	t.Helper()
-	if err := r.Apply(at, inputs); err != nil {
+	if err := r.Apply(at, r.Clock().Rate(), inputs); err != nil {
 		t.Fatalf("Apply(%d): %v", at, err)
 	}
 }

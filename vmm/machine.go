@@ -3,6 +3,8 @@ package vmm
 import (
 	"errors"
 	"fmt"
+	"math"
+	"math/bits"
 	"strings"
 
 	"github.com/cespare/xxhash/v2"
@@ -14,11 +16,11 @@ type Machine struct {
 	engine   Engine
 	ram      *RAM
 	platform Platform
-	tick     uint64 // Clock().TickNs
 
-	// Guest time is base at position basePos and TickNs later at each next one.
+	// Guest time is base at position basePos, and goes on from there at rate.
 	base    Time
 	basePos Position
+	rate    Rate
 	halted  bool // the guest waits in HLT
 	ended   bool
 	end     End
@@ -35,7 +37,7 @@ type Machine struct {
 
 // NewMachine joins the parts. The engine and the RAM are loaded already.
 func NewMachine(e Engine, ram *RAM, p Platform) *Machine {
-	return &Machine{engine: e, ram: ram, platform: p, tick: e.Clock().TickNs, saver: NewSaver(nil)}
+	return &Machine{engine: e, ram: ram, platform: p, rate: e.Clock().Rate(), saver: NewSaver(nil)}
 }
 
 // StopReason says why Machine.Run returned.
@@ -170,30 +172,45 @@ func (m *Machine) finish(kind EndKind, detail string) error {
 // platform's next timer fires.
 func (m *Machine) horizon(until Position) Position {
 	t, ok := m.platform.Deadline()
-	if !ok || m.tick == 0 {
+	if !ok || t <= m.base {
 		return until
 	}
-	if t <= m.base {
+	// The first count n with n*rate >= (t-base)<<rateShift.
+	ns, rate := uint64(t-m.base), uint64(m.rate)
+	hi, lo := ns>>(64-rateShift), ns<<rateShift
+	if hi >= rate {
+		return until // it is beyond what a Position can count
+	}
+	n, rest := bits.Div64(hi, lo, rate)
+	if rest > 0 {
+		n++
+	}
+	if n == 0 || n > uint64(until-m.basePos) {
 		return until
 	}
-	due := m.basePos + Position((uint64(t-m.base)+m.tick-1)/m.tick)
-	return max(min(until, due), m.engine.Position()+1)
+	return max(m.basePos+Position(n), m.engine.Position()+1)
 }
 
+// timeAt is guest time at a position of this epoch. What no Time can hold stands still at the end of time.
 func (m *Machine) timeAt(pos Position) Time {
-	return m.base + Time(uint64(pos-m.basePos)*m.tick)
+	hi, lo := bits.Mul64(uint64(pos-m.basePos), uint64(m.rate))
+	ns := hi<<(64-rateShift) | lo>>rateShift
+	if hi>>rateShift != 0 || ns > math.MaxUint64-uint64(m.base) {
+		return math.MaxUint64
+	}
+	return m.base + Time(ns)
 }
 
-// Apply opens an epoch: guest time becomes t and the inputs are delivered in order.
+// Apply opens an epoch: guest time becomes t and goes on at rate, and the inputs are delivered in order.
 // An input that the machine cannot take, or a time that goes back, is an error.
-func (m *Machine) Apply(t Time, inputs []Input) error {
+func (m *Machine) Apply(t Time, rate Rate, inputs []Input) error {
 	if m.mid {
 		return ErrMidEpoch
 	}
 	if now := m.Time(); t < now {
 		return fmt.Errorf("vmm: guest time would go back from %d to %d", now, t)
 	}
-	m.base, m.basePos = t, m.engine.Position()
+	m.base, m.basePos, m.rate = t, m.engine.Position(), rate
 	m.platform.SetTime(t)
 	for i := range inputs {
 		if err := m.platform.Deliver(inputs[i]); err != nil {
@@ -221,7 +238,8 @@ func (m *Machine) Deadline() (Time, bool) { return m.platform.Deadline() }
 // Outputs appends to dst what the guest sent through the door since the last call.
 func (m *Machine) Outputs(dst []Output) []Output { return m.platform.Outputs(dst) }
 
-// RequestsWait reports whether a disk request is among what Outputs would return.
+// RequestsWait reports whether a disk request or a frame is among what Outputs would return: somebody waits for these, so
+// they should leave without waiting for the end of the epoch.
 func (m *Machine) RequestsWait() bool { return m.platform.RequestsWait() }
 
 // EntropyWanted is how many bytes of entropy the next record should bring.
@@ -229,6 +247,11 @@ func (m *Machine) EntropyWanted() int { return m.platform.EntropyWanted() }
 
 // ConsoleRoom is how many bytes of console input the next record may bring.
 func (m *Machine) ConsoleRoom() int { return m.platform.ConsoleRoom() }
+
+// FrameRoom is how many of frames, in this order, the next record may bring to a network interface.
+func (m *Machine) FrameRoom(device uint32, frames [][]byte) int {
+	return m.platform.FrameRoom(device, frames)
+}
 
 // End is how the guest ended; ok is false while it lives.
 func (m *Machine) End() (end End, ok bool) { return m.end, m.ended }
@@ -277,15 +300,16 @@ func (m *Machine) digestible(a *Archive) error {
 // rest visits the machine's own state and the platform's.
 func (m *Machine) rest(a *Archive) {
 	a.Section("machine")
-	base, pos, kind, code := uint64(m.base), uint64(m.basePos), uint8(m.end.Kind), uint32(m.end.Code)
+	base, pos, rate, kind, code := uint64(m.base), uint64(m.basePos), uint64(m.rate), uint8(m.end.Kind), uint32(m.end.Code)
 	a.U64("base", &base)
 	a.U64("base_position", &pos)
+	a.U64("rate", &rate)
 	a.Bool("halted", &m.halted)
 	a.Bool("ended", &m.ended)
 	a.U8("end", &kind)
 	a.U32("end_code", &code)
 	if a.Loading() {
-		m.base, m.basePos = Time(base), Position(pos)
+		m.base, m.basePos, m.rate = Time(base), Position(pos), Rate(rate)
 		m.end = End{Kind: EndKind(kind), Code: int(code)}
 	}
 	m.platform.State(a)

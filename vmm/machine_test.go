@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
+	"math/big"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -98,7 +101,7 @@ func TestInjectionOnlyAtStops(t *testing.T) {
 			if _, err := r.Report(); !errors.Is(err, vmm.ErrMidEpoch) {
 				t.Errorf("Report after StopKicked: %v", err)
 			}
-			if err := r.Apply(100, nil); !errors.Is(err, vmm.ErrMidEpoch) {
+			if err := r.Apply(100, 0, nil); !errors.Is(err, vmm.ErrMidEpoch) {
 				t.Errorf("Apply after StopKicked: %v", err)
 			}
 			if err := r.Save(vmm.NewSaver(nil)); !errors.Is(err, vmm.ErrMidEpoch) {
@@ -179,6 +182,61 @@ func TestHorizon(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// leaper is an engine that is at once where it is to stop.
+type leaper struct {
+	vmm.Engine
+	stops []vmm.Position
+}
+
+func (l *leaper) Clock() vmm.Clock             { return exact }
+func (l *leaper) Interruptible() (bool, error) { return false, nil }
+func (l *leaper) Position() vmm.Position {
+	if len(l.stops) == 0 {
+		return 0
+	}
+	return l.stops[len(l.stops)-1]
+}
+
+func (l *leaper) Run(until vmm.Position, _ bool, _ vmm.Bus) (vmm.Exit, error) {
+	l.stops = append(l.stops, until)
+	return vmm.Exit{Reason: vmm.ExitPosition}, nil
+}
+
+// TestRate: guest time and the horizon are exact at every rate, and nothing overflows.
+func TestRate(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	draw := func() uint64 { return rng.Uint64() >> rng.IntN(64) }
+	integer := func(x uint64) *big.Int { return new(big.Int).SetUint64(x) }
+	for range 20000 {
+		cpu, platform := &leaper{}, &board{log: new([]string)}
+		m := vmm.NewMachine(cpu, vmm.NewRAM(make([]byte, vmm.PageSize)), platform)
+		base, rate, until := vmm.Time(draw()), vmm.Rate(draw()), vmm.Position(1+draw()/2)
+		if err := m.Apply(base, rate, nil); err != nil {
+			t.Fatal(err)
+		}
+		alarm := max(base, vmm.Time(draw()))
+		platform.alarm = alarm
+		// Guest time at position n: base + n*rate/RateUnit, rounded down; not more than a Time can be.
+		at := func(n vmm.Position) vmm.Time {
+			ns := new(big.Int).Mul(integer(uint64(n)), integer(uint64(rate)))
+			ns.Add(ns.Div(ns, big.NewInt(vmm.RateUnit)), integer(uint64(base)))
+			if !ns.IsUint64() {
+				return math.MaxUint64
+			}
+			return vmm.Time(ns.Uint64())
+		}
+		if _, err := m.Run(until, nil); err != nil {
+			t.Fatal(err)
+		}
+		if m.Time() != at(until) {
+			t.Fatalf("base %d, rate %d: time at position %d is %d, want %d", base, rate, until, m.Time(), at(until))
+		}
+		if first := cpu.stops[0]; alarm > base && (first < until && at(first) < alarm || at(first-1) >= alarm && first > 1) {
+			t.Fatalf("base %d, rate %d, alarm %d, until %d: the horizon is %d", base, rate, alarm, until, first)
+		}
 	}
 }
 
@@ -290,7 +348,7 @@ func TestApply(t *testing.T) {
 	if r.Time() != 20 {
 		t.Fatalf("time is %d, want 20", r.Time())
 	}
-	if err := r.Apply(19, nil); err == nil || !strings.Contains(err.Error(), "go back from 20 to 19") {
+	if err := r.Apply(19, 0, nil); err == nil || !strings.Contains(err.Error(), "go back from 20 to 19") {
 		t.Errorf("time went back: %v", err)
 	}
 	if r.Time() != 20 {
@@ -301,7 +359,7 @@ func TestApply(t *testing.T) {
 	if r.Time() != 1000 || r.board.now != 1000 {
 		t.Errorf("time is %d, on the board %d, want 1000", r.Time(), r.board.now)
 	}
-	err := r.Apply(1000, []vmm.Input{{Kind: vmm.InputConsole}, {Kind: vmm.InputDisk}, {Kind: vmm.InputConsole}})
+	err := r.Apply(1000, exits.Rate(), []vmm.Input{{Kind: vmm.InputConsole}, {Kind: vmm.InputDisk}, {Kind: vmm.InputConsole}})
 	if !errors.Is(err, errNotAsked) || !strings.Contains(err.Error(), "input 1") {
 		t.Errorf("input 1 is bad: got %v", err)
 	}
@@ -596,6 +654,9 @@ func TestMachineTells(t *testing.T) {
 	r := newRig(exact)
 	if r.Clock() != exact || r.EntropyWanted() != 7 || r.ConsoleRoom() != 16 {
 		t.Errorf("clock %v, entropy %d, room %d", r.Clock(), r.EntropyWanted(), r.ConsoleRoom())
+	}
+	if n := r.FrameRoom(2, make([][]byte, 5)); n != 2 {
+		t.Errorf("room for %d frames, want 2", n)
 	}
 	if _, ok := r.Deadline(); ok {
 		t.Error("a deadline without an alarm")

@@ -24,7 +24,7 @@ type Platform interface {
 	// Outputs appends to dst what the machine produced since the last call. What was not
 	// collected is not part of State.
 	Outputs(dst []Output) []Output
-	// RequestsWait reports whether a disk request is among what Outputs would return.
+	// RequestsWait reports whether a disk request or a frame is among what Outputs would return.
 	RequestsWait() bool
 	// EntropyWanted is how many bytes the entropy pool wants in the next record; 0 while it
 	// is above its low-water mark.
@@ -32,6 +32,9 @@ type Platform interface {
 	// ConsoleRoom is how many console bytes the guest can take now. A host that sends more
 	// than that at each boundary can keep a guest in its interrupt handler for ever.
 	ConsoleRoom() int
+	// FrameRoom is how many of frames, in this order, the guest has receive buffers for now. A frame that cannot reach
+	// it whatever buffers it adds counts as one that finds room, and is lost when it is delivered.
+	FrameRoom(device uint32, frames [][]byte) int
 	// Ended reports that the guest switched itself off, and how.
 	Ended() (End, bool)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -21,61 +22,79 @@ type engineKind struct {
 	clocks []string
 	// epoch is the default of --epoch, in counts of its clocks.
 	epoch uint64
+	// tellsTime is set if the CPU tells the guest the time, to the nanosecond.
+	tellsTime bool
 	// alloc gives it guest memory; see host.AllocFixedRAM.
 	alloc func(size uint64) (mem []byte, unlocked, err error)
 	// make makes one, and tells which CPU the guest sees, for replicas to compare.
-	make func(ram *vmm.RAM, clock string) (e vmm.Engine, model string, err error)
+	make func(ram *vmm.RAM, clock string, log *slog.Logger) (e vmm.Engine, model string, err error)
 }
 
+// codeSize is the size of engine soft's memory for compiled code, in bytes: more than twice what a Linux boot fills.
+// Resident is what is in use.
+const codeSize = 16 << 20
+
 var engineKinds = []engineKind{
-	{"kvm", []string{"exits", "step"}, 1000, host.AllocFixedRAM, func(ram *vmm.RAM, clock string) (vmm.Engine, string, error) {
+	{"kvm", []string{"exits", "step"}, 1000, false, host.AllocFixedRAM, func(ram *vmm.RAM, clock string, _ *slog.Logger) (vmm.Engine, string, error) {
 		e, err := kvm.New(ram, kvm.Options{Clock: clock})
 		return e, kvm.CPUModel(), err
 	}},
-	{"soft", []string{"instructions"}, 20_000_000, func(size uint64) (mem []byte, _, err error) {
+	{"soft", []string{"instructions"}, 20_000_000, true, func(size uint64) (mem []byte, _, err error) {
 		mem, err = host.AllocRAM(size)
 		return mem, nil, err
-	}, func(ram *vmm.RAM, _ string) (vmm.Engine, string, error) {
-		return soft.New(ram), soft.Model, nil
+	}, func(ram *vmm.RAM, _ string, log *slog.Logger) (vmm.Engine, string, error) {
+		code, err := host.AllocCode(codeSize)
+		if err != nil {
+			log.Warn("engine soft interprets the guest, which is several times slower than compiling it", "reason", err)
+		}
+		return soft.New(ram, soft.Options{Code: code}), soft.Model, nil
 	}},
 }
 
-// chooseEngine finds the engine that --engine and --clock name, and completes the flags. why tells people what
-// was chosen for them, and the reason.
-func (g *guestFlags) chooseEngine() (k *engineKind, why string, err error) {
-	name := g.engine
+// checkEngine turns down an --engine or a --clock that there is not, or that do not fit together.
+func (g *guestFlags) checkEngine() error {
 	if g.clock != "" && !slices.ContainsFunc(engineKinds, func(k engineKind) bool { return slices.Contains(k.clocks, g.clock) }) {
-		return nil, "", fmt.Errorf("--clock %s: there are exits and step of engine kvm, and instructions of engine soft", g.clock)
+		return fmt.Errorf("--clock %s: there are exits and step of engine kvm, and instructions of engine soft", g.clock)
 	}
-	if name == "auto" {
-		name, why = g.autoEngine()
+	if g.engine == "auto" {
+		return nil
 	}
-	i := slices.IndexFunc(engineKinds, func(k engineKind) bool { return k.name == name })
+	i := slices.IndexFunc(engineKinds, func(k engineKind) bool { return k.name == g.engine })
 	if i < 0 {
-		return nil, "", fmt.Errorf("--engine %s: there are auto, kvm and soft", g.engine)
+		return fmt.Errorf("--engine %s: there are auto, kvm and soft", g.engine)
 	}
-	k = &engineKinds[i]
+	if k := engineKinds[i]; g.clock != "" && !slices.Contains(k.clocks, g.clock) {
+		return fmt.Errorf("--clock %s: engine %s has the clock %s", g.clock, k.name, strings.Join(k.clocks, " or "))
+	}
+	return nil
+}
+
+// chooseEngine finds the engine that --engine and --clock name for a guest, which is the ledger or another one, and completes
+// the flags. why tells people what was chosen for them, and the reason.
+func (g *guestFlags) chooseEngine(ledger bool) (k *engineKind, why string) {
+	name := g.engine
+	if name == "auto" {
+		name, why = g.autoEngine(ledger)
+	}
+	k = &engineKinds[slices.IndexFunc(engineKinds, func(k engineKind) bool { return k.name == name })]
 	if g.clock == "" {
 		g.clock = k.clocks[0]
-	}
-	if !slices.Contains(k.clocks, g.clock) {
-		return nil, "", fmt.Errorf("--clock %s: engine %s has the clock %s", g.clock, name, strings.Join(k.clocks, " or "))
 	}
 	if g.epoch == 0 {
 		g.epoch = k.epoch
 	}
-	return k, why, nil
+	return k, why
 }
 
 // autoEngine chooses by what lockstep needs: kvm where it holds there for this guest, else soft.
-func (g *guestFlags) autoEngine() (name, why string) {
+func (g *guestFlags) autoEngine(ledger bool) (name, why string) {
 	_, err := os.Stat("/dev/kvm")
 	switch {
 	case g.clock == "instructions":
 		return "soft", "for the clock instructions"
 	case g.clock != "":
 		return "kvm", "for the clock " + g.clock
-	case g.kernel != "":
+	case !ledger:
 		return "soft", "KVM cannot keep replicas of just any kernel alike"
 	case errors.Is(err, fs.ErrNotExist):
 		return "soft", "there is no /dev/kvm"

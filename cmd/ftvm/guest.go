@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"runtime/debug"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"ftvm/devices"
-	"ftvm/guests/ledger"
 	"ftvm/host"
 	"ftvm/replica/pair"
 	"ftvm/vmm"
@@ -24,24 +21,24 @@ import (
 
 // guestFlags describe the virtual machine. They are the same for every command that runs one.
 type guestFlags struct {
-	kernel, initrd, cmdline string
-	mem                     string
-	engine, clock           string
-	epoch                   uint64
-	disks                   []string
-	digestMemory            uint64
+	image         imageFlags
+	name, mem     string
+	engine, clock string
+	epoch         uint64
+	disks, nets   []string
+	digestMemory  uint64
 }
 
 func (g *guestFlags) register(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&g.kernel, "kernel", "", "kernel image: vmlinux, bzImage, PVH or Multiboot ELF (default: the embedded guest \"ledger\")")
-	f.StringVar(&g.initrd, "initrd", "", "initial RAM disk")
-	f.StringVar(&g.cmdline, "cmdline", "", "kernel command line")
-	f.StringVar(&g.mem, "mem", "64M", "guest memory")
+	g.image.register(f)
+	f.StringVar(&g.name, "name", "ftvm", "the machine's name, of which its network addresses are made")
+	f.StringVar(&g.mem, "mem", "", "guest memory (default: 64M for the embedded guest, 512M for others)")
 	f.StringVar(&g.engine, "engine", "auto", "what executes the guest: kvm, soft (a CPU in software: exact, for any guest on any host), or auto")
 	f.StringVar(&g.clock, "clock", "", "what positions count: exits or step (slow; for tests) of kvm, instructions of soft")
 	f.Uint64Var(&g.epoch, "epoch", 0, "longest epoch, in counts of the clock (default: 1000 exits, 20000000 instructions)")
-	f.StringArrayVar(&g.disks, "disk", nil, "disk image, raw; may be given more than once")
+	f.StringArrayVar(&g.disks, "disk", nil, "disk image, raw: FILE[,shared][,ro][,serial=TEXT], or nbd://HOST[:PORT]/[EXPORT][,ro][,serial=TEXT][,size=SIZE]; may be given more than once")
+	f.StringArrayVar(&g.nets, "net", nil, "network interface: tap=NAME[,bridge=NAME][,mac=ADDRESS]; may be given more than once")
 	f.Uint64Var(&g.digestMemory, "digest-memory", 1000, "compare all of guest memory at every N-th boundary; 0 is never")
 }
 
@@ -49,40 +46,42 @@ func (g *guestFlags) register(c *cobra.Command) {
 type guest struct {
 	machine  *vmm.Machine
 	mem      []byte
-	disks    []*host.Disk
+	disks    []host.Storage
+	taps     []*host.Tap
 	settings []pair.Setting
 	// undefined counts the instructions that raised #UD because the engine does not have them; nil if it
 	// cannot tell.
 	undefined func() map[string]uint64
 }
 
-// maxFile bounds what is read as a kernel or initrd, in bytes.
-const maxFile = 1 << 31
+// Guest memory if --mem is not given, in bytes.
+const (
+	ledgerMem = 64 << 20
+	linuxMem  = 512 << 20
+)
 
 // build puts the machine together. The calling goroutine is locked to its thread.
 func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
-	kind, why, err := g.chooseEngine()
+	if err := g.checkEngine(); err != nil {
+		return nil, err
+	}
+	size := uint64(0)
+	if g.mem != "" {
+		if size, err = host.ParseSize(g.mem); err != nil {
+			return nil, fmt.Errorf("--mem: %w", err)
+		}
+	}
+	img, err := g.image.read()
 	if err != nil {
 		return nil, err
 	}
-	size, err := host.ParseSize(g.mem)
+	nets, err := g.parseNets()
 	if err != nil {
-		return nil, fmt.Errorf("--mem: %w", err)
+		return nil, err
 	}
-	img := boot.Image{Kernel: ledger.ELF, Cmdline: g.cmdline}
-	kernel := "the embedded ledger"
-	if g.kernel != "" {
-		if img.Kernel, err = readImage("--kernel", g.kernel); err != nil {
-			return nil, err
-		}
-		if kernel, err = boot.Identify(img.Kernel); err != nil {
-			return nil, fmt.Errorf("--kernel %s: %w", g.kernel, err)
-		}
-	}
-	if g.initrd != "" {
-		if img.Initrd, err = readImage("--initrd", g.initrd); err != nil {
-			return nil, err
-		}
+	specs, err := g.parseDisks()
+	if err != nil {
+		return nil, err
 	}
 
 	v := &guest{}
@@ -92,49 +91,56 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 		}
 	}()
 	var config devices.Config
-	var identities []string
-	for i, path := range g.disks {
-		if slices.Contains(g.disks[:i], path) {
-			return nil, fmt.Errorf("--disk %s is given twice: each disk of the guest needs an image of its own", path)
-		}
-		d, err := host.OpenDisk(path, host.OpenOptions{})
+	for _, n := range nets {
+		config.NICs = append(config.NICs, devices.NIC{MAC: n.MAC})
+	}
+	for _, spec := range specs {
+		d, err := spec.Open(func(why error) { log.Warn("waiting for "+spec.String(), "reason", why) })
 		if err != nil {
 			return nil, err
 		}
 		v.disks = append(v.disks, d)
-		if g.kernel == "" {
-			if err := ledger.Check(d, int64(d.Size())); err != nil {
-				return nil, fmt.Errorf("disk image %s: %w", path, err)
-			}
-		}
-		id, err := d.Identity(nil)
-		if err != nil {
-			return nil, err
-		}
-		config.Disks = append(config.Disks, devices.Disk{SizeBytes: d.Size()})
-		identities = append(identities, id.String())
+		config.Disks = append(config.Disks, devices.Disk{SizeBytes: d.Size(), ReadOnly: spec.ReadOnly, Serial: spec.Serial, Shared: spec.Shared})
 	}
-	if g.kernel == "" && len(v.disks) == 0 {
-		return nil, errors.New("the ledger guest needs a disk: add --disk IMG (and create one with: ftvm disk create IMG --size 64M)")
-	}
-
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
+	if err := g.image.find(&img, v.disks, specs); err != nil {
+		return nil, err
+	}
+	if img.where != "" {
+		log.Info("booting from " + img.where)
+	}
+	kind, why := g.chooseEngine(img.ledger)
+	if g.mem == "" {
+		size = linuxMem
+		if img.ledger {
+			size = ledgerMem
+		}
+	}
+	identities, err := identify(v.disks, specs, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.openTaps(nets); err != nil {
+		return nil, err
+	}
+
 	mem, unlocked, err := kind.alloc(size)
 	if err != nil {
-		return nil, fmt.Errorf("--mem %s: %w", g.mem, err)
+		return nil, fmt.Errorf("--mem %s: %w", host.FormatSize(size), err)
 	}
 	v.mem = mem
 	if unlocked != nil {
 		log.Warn(unlocked.Error())
 	}
 	ram := vmm.NewRAM(mem)
-	state, err := boot.Load(ram, img)
+	img.HideRTC = kind.tellsTime
+	state, err := boot.Load(ram, img.Image)
 	if err != nil {
-		return nil, fmt.Errorf("loading %s: %w", kernel, err)
+		return nil, fmt.Errorf("loading %s: %w", img.kernel, err)
 	}
-	engine, model, err := kind.make(ram, g.clock)
+	engine, model, err := kind.make(ram, g.clock, log)
 	if err != nil {
 		return nil, err
 	}
@@ -147,24 +153,28 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 	}
 	v.settings = []pair.Setting{
 		{Name: "guest memory", Value: host.FormatSize(size)},
-		{Name: "kernel", Value: fmt.Sprintf("%s, sha256 %x", kernel, sha256.Sum256(img.Kernel))},
+		{Name: "kernel", Value: fmt.Sprintf("%s, sha256 %x", img.kernel, sha256.Sum256(img.Kernel))},
 		{Name: "initrd", Value: describe(img.Initrd)},
-		{Name: "command line", Value: fmt.Sprintf("%q", g.cmdline)},
+		{Name: "command line", Value: fmt.Sprintf("%q", img.Cmdline)},
 		{Name: "engine", Value: kind.name},
 		{Name: "clock", Value: engine.Clock().Name},
 		{Name: "epoch length", Value: fmt.Sprint(g.epoch)},
 		{Name: "memory digest interval", Value: fmt.Sprint(g.digestMemory)},
 		{Name: "number of disks", Value: fmt.Sprint(len(v.disks))},
+		{Name: "number of network interfaces", Value: fmt.Sprint(len(nets))},
 		{Name: "CPU model", Value: model},
 	}
 	for i, id := range identities {
 		v.settings = append(v.settings, pair.Setting{Name: fmt.Sprintf("disk %d", i), Value: id})
 	}
+	for i, n := range nets {
+		v.settings = append(v.settings, pair.Setting{Name: fmt.Sprintf("network interface %d", i), Value: n.MAC.String()})
+	}
 	if why != "" {
 		why = " (" + why + ")"
 	}
 	debug.FreeOSMemory() // what unpacking a kernel took is several times what the rest will
-	log.Info(fmt.Sprintf("guest: %s, %s of memory, engine %s%s, clock %s", kernel, host.FormatSize(size), kind.name, why, engine.Clock().Name))
+	log.Info(fmt.Sprintf("guest: %s, %s of memory, engine %s%s, clock %s", img.kernel, host.FormatSize(size), kind.name, why, engine.Clock().Name))
 	return v, nil
 }
 
@@ -177,29 +187,13 @@ func (v *guest) close() error {
 	for _, d := range v.disks {
 		errs = append(errs, d.Close())
 	}
+	for _, t := range v.taps {
+		errs = append(errs, t.Close())
+	}
 	if v.mem != nil {
 		errs = append(errs, host.FreeRAM(v.mem))
 	}
 	return errors.Join(errs...)
-}
-
-func readImage(flag, path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err == nil && info.Size() > maxFile {
-		return nil, fmt.Errorf("%s %s: %s is too large", flag, path, host.FormatSize(uint64(info.Size())))
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", flag, err)
-	}
-	return data, nil
-}
-
-func describe(p []byte) string {
-	if len(p) == 0 {
-		return "none"
-	}
-	return fmt.Sprintf("sha256 %x", sha256.Sum256(p))
 }
 
 // registers formats the end of a guest that crashed.

@@ -18,6 +18,7 @@ const (
 	exitTrouble = 1   // of ftvm, its host or its peer; or bad usage
 	exitCrash   = 101 // the guest crashed
 	exitStuck   = 102 // the guest cannot go on: unsupported instruction, or halted for ever
+	exitReset   = 103 // the guest asked for a reset; it is not started again
 )
 
 // exitError carries an exit code; its text, if any, has been told.

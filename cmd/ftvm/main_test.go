@@ -78,6 +78,10 @@ func TestUsage(t *testing.T) {
 		{"run --disk " + missing, "disk image " + missing + ": no such file or directory: create one with: ftvm disk create"},
 		{"run --disk " + text, "disk image " + text + ": "},
 		{"run --disk " + blank + " --disk " + blank, "--disk " + blank + " is given twice"},
+		{"run --disk " + blank + ",rw", `--disk: disk "` + blank + `,rw": unknown "rw": want FILE[,shared]`},
+		{"run --net eth0", `--net: network "eth0": unknown "eth0": want tap=NAME`},
+		{"run --net tap=a --net tap=a,mac=52:00:00:00:00:01", "tap a is given twice"},
+		{"run --disk " + blank + " --net tap=a,mac=52:00:00:00:00:01 --net tap=b,mac=52:00:00:00:00:01", "another one has the address"},
 		{"run --epoch-time 0s", "--epoch-time must be more than 0"},
 		{"run --epoch-time 5", "invalid argument"},
 		{"run --heartbeat 10ms", "unknown flag: --heartbeat"},
@@ -146,7 +150,7 @@ func TestFlagsAreTheSame(t *testing.T) {
 			}
 		})
 	}
-	for _, name := range []string{"kernel", "initrd", "cmdline", "mem", "engine", "clock", "epoch", "disk"} {
+	for _, name := range []string{"kernel", "initrd", "cmdline", "mem", "append", "engine", "clock", "epoch", "disk", "net", "name"} {
 		if guest.Flags().Lookup(name) == nil {
 			t.Errorf("there is no --%s", name)
 		}
@@ -220,7 +224,7 @@ func TestEpilogue(t *testing.T) {
 		registers bool
 	}{
 		{vmm.End{Kind: vmm.EndPowerOff}, 0, "ftvm: the guest ended: power-off (position 7)\n", false},
-		{vmm.End{Kind: vmm.EndReset}, 0, "ftvm: the guest ended: reset (position 7)\n", false},
+		{vmm.End{Kind: vmm.EndReset}, exitReset, "ftvm: the guest ended: reset (position 7)\n", false},
 		{vmm.End{Kind: vmm.EndDebugExit, Code: 1}, 1, "ftvm: the guest ended: debug exit with code 1 (position 7)\n", false},
 		{vmm.End{Kind: vmm.EndDebugExit, Code: 85}, 85, "ftvm: the guest ended: debug exit with code 85 (position 7)\n", false},
 		{vmm.End{Kind: vmm.EndDebugExit, Code: 0x1ff}, 0xff, "ftvm: the guest ended: debug exit with code 511 (position 7)\n", false},

@@ -32,6 +32,8 @@ type replicaFlags struct {
 	suspect   int
 	commit    string
 	maxLag    uint64
+	acquire   time.Duration
+	stuck     time.Duration
 	diverged  string
 	profile   string
 }
@@ -41,6 +43,8 @@ func (r *replicaFlags) register(c *cobra.Command, replicated bool) {
 	f.StringVar(&r.stats, "stats", "", "write what happened to this file as JSON at the end")
 	f.StringVar(&r.profile, "cpu-profile", "", "write a profile of this process to this file, for go tool pprof")
 	f.DurationVar(&r.epochTime, "epoch-time", 10*time.Millisecond, "end an epoch at the first exit after this time")
+	f.DurationVar(&r.acquire, "acquire-time", 10*time.Second, "how long to wait for shared disks that another host may still use")
+	f.DurationVar(&r.stuck, "stuck-time", 5*time.Second, "how long the machine or a disk may not get on before this replica counts as failed")
 	r.heartbeat, r.suspect, r.commit, r.maxLag = 10*time.Millisecond, 5, "held", 64
 	if replicated {
 		f.DurationVar(&r.heartbeat, "heartbeat", r.heartbeat, "interval of heartbeats")
@@ -60,6 +64,8 @@ func (r *replicaFlags) check() error {
 		return errors.New("--max-lag must be at least 2")
 	case r.epochTime <= 0:
 		return errors.New("--epoch-time must be more than 0")
+	case r.acquire <= 0 || r.stuck <= 0:
+		return errors.New("--acquire-time and --stuck-time must be more than 0")
 	}
 	return nil
 }
@@ -170,9 +176,13 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 		Settings:  append(v.settings, pair.Setting{Name: "commit", Value: r.commit}),
 		Core:      replica.Config{Verified: r.commit == "verified", MaxLag: r.maxLag, SuspectTicks: r.suspect},
 		Heartbeat: r.heartbeat, EpochLength: g.epoch, EpochTime: r.epochTime, MemoryEvery: g.digestMemory,
+		AcquireTime: r.acquire, StuckTime: r.stuck,
 	}
 	for _, d := range v.disks {
 		opt.Disks = append(opt.Disks, d)
+	}
+	for _, t := range v.taps {
+		opt.Net = append(opt.Net, t)
 	}
 	n, ln, err := s(ctx, log, opt)
 	if err != nil {
@@ -180,6 +190,14 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 	}
 	for i, d := range v.disks {
 		d.Start(func(c host.Completion) { n.DiskDone(uint32(i), c) })
+	}
+	for i, t := range v.taps {
+		object := fmt.Sprintf("network interface %d", i)
+		t.Start(host.TapEvents{
+			Frames: func(frames [][]byte) { n.Frames(uint32(i), frames) },
+			Lost:   func(err error) { n.Trouble(object, err) },
+			Back:   func() { log.Info(object + " is there again") },
+		})
 	}
 	console.Start(host.ConsoleEvents{
 		Input: n.Type,
@@ -215,9 +233,12 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 func epilogue(log *slog.Logger, end vmm.End, report pair.Report) error {
 	text := fmt.Sprintf("the guest ended: %s", end)
 	switch end.Kind {
-	case vmm.EndPowerOff, vmm.EndReset:
+	case vmm.EndPowerOff:
 		log.Info(text, "position", report.Position)
 		return nil
+	case vmm.EndReset: // which is how a Linux that panics ends, too
+		log.Info(text, "position", report.Position)
+		return exitError{exitReset}
 	case vmm.EndDebugExit:
 		log.Info(text, "position", report.Position)
 		return exitError{end.Code & 0xff}

@@ -96,7 +96,7 @@ func (m *machine) run(each func(console string)) vmm.End {
 			}
 			now = max(now, due)
 		}
-		if err := m.Apply(now, inputs); err != nil {
+		if err := m.Apply(now, m.Clock().Rate(), inputs); err != nil {
 			m.t.Fatal(err)
 		}
 		m.note(false)

@@ -58,7 +58,7 @@ func (p *pipes) dial() net.Conn {
 // follow starts s as the backup whose primary the test is.
 func follow(t *testing.T, s *side) *peer {
 	ours, theirs := net.Pipe()
-	n := newNode(s.opt, replica.NewBackup(s.opt.Core))
+	n := newNode(s.opt, replica.NewBackup)
 	n.install(newLink(theirs))
 	s.start(t, n, nil)
 	p := newPeer(t, newLink(ours), nil)
@@ -327,7 +327,7 @@ func TestLeaveWaitsForConsole(t *testing.T) {
 			}()
 			s.ends(t)
 			synctest.Wait()
-			if g, ok := (*heard)[len(*heard)-1].(replica.Goodbye); !ok || g.Cause != replica.CauseLeaving || g.ConsoleLeft != row.left {
+			if g, ok := (*heard)[len(*heard)-1].(replica.Goodbye); !ok || g.Cause != replica.CauseLeaving || g.Left.Console != row.left {
 				t.Errorf("console takes %v: the last word is %+v, want that %d bytes left", row.takes, (*heard)[len(*heard)-1], row.left)
 			}
 			beats := 0
@@ -458,6 +458,21 @@ func TestOldEpochs(t *testing.T) {
 	}
 }
 
+// TestOldEpochsWithoutExits: on an exact clock a guest may run for long without an exit; its epochs end all the same.
+func TestOldEpochsWithoutExits(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSide("alone", think(1000), off())
+		s.machine.exact, s.machine.blind = true, true
+		s.opt.EpochLength, s.opt.EpochTime = 1_000_000, 10*time.Millisecond
+		s.machine.each = func() { time.Sleep(time.Millisecond) }
+		s.startAlone(t)
+		s.ends(t)
+		if r := s.Report(); r.Epochs < 90 || r.Epochs > 130 {
+			t.Errorf("%d epochs in 1 s", r.Epochs)
+		}
+	})
+}
+
 // TestNap: a halted guest's alarm ends its epoch in time, and no earlier.
 func TestNap(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -507,11 +522,13 @@ func TestBadRecord(t *testing.T) {
 		want   string
 	}{
 		{"time goes back", func(r *epoch.Record) { r.Time = 0 }, "time would go back"},
-		{"a completion of no request", func(r *epoch.Record) { r.Inputs = []vmm.Input{{Kind: vmm.InputDisk, ID: 7}} },
+		{"a completion of no request", func(r *epoch.Record) { r.Inputs = []vmm.Input{{Kind: vmm.InputDisk, ID: 7, Local: true}} },
 			"a completion of request 7 of disk 0, which the guest did not make"},
-		{"a completion of no disk", func(r *epoch.Record) { r.Inputs = []vmm.Input{{Kind: vmm.InputDisk, Device: 99}} },
+		{"a completion of no disk", func(r *epoch.Record) { r.Inputs = []vmm.Input{{Kind: vmm.InputDisk, Device: 99, Local: true}} },
 			"a completion of request 0 of disk 99, which the guest did not make"},
-		{"a completion twice", func(r *epoch.Record) { r.Inputs = []vmm.Input{{Kind: vmm.InputDisk}, {Kind: vmm.InputDisk}} },
+		{"a completion twice", func(r *epoch.Record) {
+			r.Inputs = []vmm.Input{{Kind: vmm.InputDisk, Local: true}, {Kind: vmm.InputDisk, Local: true}}
+		},
 			"a completion of request 0 of disk 0, which the guest did not make"},
 		{"too much input", func(r *epoch.Record) { r.Inputs = []vmm.Input{{Kind: vmm.InputConsole, Data: make([]byte, 100)}} }, "no room"},
 		{"another number", func(r *epoch.Record) { r.Epoch += 5 }, "record 6 came where 1 is next"},

@@ -2,6 +2,7 @@ package pair
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -81,11 +82,12 @@ func TestDifferentVersions(t *testing.T) {
 		defer b.Close()
 		l := newLink(b)
 		l.read()
-		l.write(&proto.Message{Body: &proto.Message_Hello{Hello: hello(2)}})
+		l.write(&proto.Message{Body: &proto.Message_Hello{Hello: hello(ProtocolVersion + 1)}})
 	}()
 	_, _, err := greet(p, same, nil)
-	if want := "refused: the primary speaks protocol version 2, the backup version 1: run the same ftvm on both hosts"; err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
+	refused := fmt.Sprintf("refused: the primary speaks protocol version %d, the backup version %d: run the same ftvm on both hosts", ProtocolVersion+1, ProtocolVersion)
+	if err == nil || err.Error() != refused {
+		t.Errorf("got %v, want %s", err, refused)
 	}
 }
 

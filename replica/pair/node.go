@@ -27,13 +27,30 @@ type Machine interface {
 	RequestsWait() bool
 	EntropyWanted() int
 	ConsoleRoom() int
+	FrameRoom(device uint32, frames [][]byte) int
 	Exits() uint64
 	Kick()
 }
 
-// Disk carries out the requests of one disk of the machine in the order in which they are
-// submitted, and tells Node.DiskDone of each. *host.Disk is one.
+// Disk carries out the requests of one disk of the machine, and tells Node.DiskDone of each. Requests that touch
+// the same bytes, and flushes, keep the order in which they were submitted.
 type Disk interface{ Submit(vmm.Output) }
+
+// SharedDisk is a Disk that all hosts reach.
+type SharedDisk interface {
+	Disk
+	// Acquire returns when no other host can do anything to the disk any more, and what it did is done. Nothing is
+	// submitted before that.
+	Acquire(ctx context.Context) error
+}
+
+// Net is the outside end of one of the machine's network interfaces; it tells Node.Frames what arrives.
+type Net interface {
+	// Submit sends a frame. It never blocks: when it returns, the frame has left, or is lost.
+	Submit(vmm.Output)
+	// Announce tells the network that the machine is here now. It does not block.
+	Announce()
+}
 
 // Console shows the machine's console output to the outside world, in order, and tells
 // Node.ConsoleSent how far it came. *host.Console is one.
@@ -42,7 +59,8 @@ type Console interface{ Submit(vmm.Output) }
 // Options is what a node needs.
 type Options struct {
 	Machine Machine
-	Disks   []Disk
+	Disks   []Disk // a SharedDisk where the machine's requests are Shared
+	Net     []Net
 	Console Console
 	Log     *slog.Logger
 	// Settings must be equal on both replicas.
@@ -57,6 +75,10 @@ type Options struct {
 	EpochTime time.Duration
 	// MemoryEvery: digests cover memory at every such boundary; 0 is never.
 	MemoryEvery uint64
+	// AcquireTime is how long to wait for shared disks.
+	AcquireTime time.Duration
+	// StuckTime is after how long without a sign of life the machine, or a disk, counts as failed.
+	StuckTime time.Duration
 }
 
 // Node is one replica.
@@ -75,26 +97,45 @@ type Node struct {
 	// result. On a primary completions are inputs.
 	local map[request]*result
 	// stale counts the completions to come of requests that were issued again since.
-	stale    map[request]int
+	stale map[request]int
+	// Of tick.
+	ticks int
+	lived uint64 // life at the last tick
+	quiet int    // ticks since then
+
 	produced []time.Time // when each output that waits in the gate was made
 	stats    stats
 	typed    []byte       // console input for the next boundaries
-	untyped  *sync.Cond   // typed is empty, or the node stopped
+	frames   [][][]byte   // for each interface, what arrived, for the next boundaries
+	emptied  *sync.Cond   // typed or one of frames became empty, or the node is over
 	role     replica.Role // the last one before Ending or Stopped
 	tookOver bool
+	issued   map[request]int      // on a primary, the tick at which each request that is not done was submitted
+	told     map[string]time.Time // when people were last told of each trouble
 
-	notices chan string   // for the log
+	notices chan notice   // for the log
 	over    chan struct{} // closed when the core has stopped
 	wake    chan struct{} // something changed; capacity 1
+	life    atomic.Uint64 // grows while the machine's goroutine gets on
+	resting atomic.Bool   // it waits for something to do
 	wanted  atomic.Bool   // the primary should end the epoch
-	stopped atomic.Bool
+	crowded atomic.Bool   // frames wait for which the guest had no room
 
 	// Of the goroutine that runs the machine.
 	outs   []vmm.Output
+	clock  replica.Clock
+	speed  replica.Pace
 	opened time.Time    // when the present epoch was opened
 	begun  vmm.Position // where
 	pace   uint64       // positions that the guest would have made in EpochTime, by the last epoch that had any
 	due    time.Time    // when it should end
+	alarm  *time.Timer  // makes it end, on an exact clock, on which a guest may run for long without an exit
+}
+
+// notice is something for the log.
+type notice struct {
+	level slog.Level
+	text  string
 }
 
 type request struct {
@@ -102,22 +143,42 @@ type request struct {
 	id     uint64
 }
 
-type result struct{ data []byte }
+type result struct {
+	status vmm.DiskStatus
+	data   []byte
+	err    error
+}
 
-func newNode(opt Options, core *replica.Core) *Node {
-	n := &Node{opt: opt, core: core, x: epoch.NewExecutor(opt.Machine, opt.MemoryEvery),
-		local: map[request]*result{}, stale: map[request]int{}, wake: make(chan struct{}, 1),
-		notices: make(chan string, 64), over: make(chan struct{}), stats: stats{started: time.Now()}}
-	n.untyped = sync.NewCond(&n.mu)
+func newNode(opt Options, core func(replica.Config) *replica.Core) *Node {
+	for i := range opt.Disks {
+		opt.Core.Shared = opt.Core.Shared || opt.shared(uint32(i)) != nil
+	}
+	n := &Node{opt: opt, core: core(opt.Core), x: epoch.NewExecutor(opt.Machine, opt.MemoryEvery),
+		local: map[request]*result{}, stale: map[request]int{}, wake: make(chan struct{}, 1), frames: make([][][]byte, len(opt.Net)), issued: map[request]int{},
+		told: map[string]time.Time{}, notices: make(chan notice, 64), over: make(chan struct{}), stats: stats{started: time.Now()}}
+	n.emptied = sync.NewCond(&n.mu)
+	n.alarm = time.AfterFunc(time.Hour, n.expire)
+	n.alarm.Stop()
 	return n
 }
 
+// shared is a disk that all hosts reach, or nil if each has its own.
+func (o *Options) shared(device uint32) SharedDisk {
+	if uint64(device) >= uint64(len(o.Disks)) {
+		return nil
+	}
+	d, _ := o.Disks[device].(SharedDisk)
+	return d
+}
+
 // NewAlone makes a node without another replica.
-func NewAlone(opt Options) *Node { return newNode(opt, replica.NewPrimary(opt.Core, true)) }
+func NewAlone(opt Options) *Node {
+	return newNode(opt, func(c replica.Config) *replica.Core { return replica.NewPrimary(c, true) })
+}
 
 // NewPrimary makes a node that starts the machine once a backup came.
 func NewPrimary(opt Options) *Node {
-	n := newNode(opt, replica.NewPrimary(opt.Core, false))
+	n := newNode(opt, func(c replica.Config) *replica.Core { return replica.NewPrimary(c, false) })
 	n.session = newSession()
 	return n
 }
@@ -125,7 +186,7 @@ func NewPrimary(opt Options) *Node {
 // NewBackup makes a node that follows the primary at addr. It fails if the primary cannot be
 // reached or refuses.
 func NewBackup(ctx context.Context, addr string, opt Options) (*Node, error) {
-	n := newNode(opt, replica.NewBackup(opt.Core))
+	n := newNode(opt, replica.NewBackup)
 	n.addr = addr
 	l, err := n.dial(ctx)
 	switch {
@@ -144,8 +205,19 @@ func NewBackup(ctx context.Context, addr string, opt Options) (*Node, error) {
 func (n *Node) Run(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer n.alarm.Stop()
 	if ln != nil {
 		defer ln.Close()
+	}
+	n.mu.Lock()
+	role := n.core.Role()
+	n.mu.Unlock()
+	if role == replica.Waiting || role == replica.Primary { // a backup acquires them when it must
+		if err := n.acquire(ctx); err != nil {
+			return err
+		}
+	}
+	if ln != nil {
 		go n.accept(ln)
 	}
 	go n.tick(ctx)
@@ -170,14 +242,41 @@ func (n *Node) tell(told chan<- struct{}) {
 	defer close(told)
 	for {
 		select {
-		case text := <-n.notices:
-			n.opt.Log.Info(text)
+		case x := <-n.notices:
+			n.opt.Log.Log(context.Background(), x.level, x.text)
 		case <-n.over:
 			for len(n.notices) > 0 {
-				n.opt.Log.Info(<-n.notices)
+				x := <-n.notices
+				n.opt.Log.Log(context.Background(), x.level, x.text)
 			}
 			return
 		}
+	}
+}
+
+// say has something logged, unless nobody reads the log: that must not stop a replica.
+func (n *Node) say(level slog.Level, text string) {
+	select {
+	case n.notices <- notice{level, text}:
+	default:
+	}
+}
+
+// complain tells people of trouble of an object, at most once a second. It is called under n.mu.
+func (n *Node) complain(object string, err error) {
+	if now := time.Now(); now.Sub(n.told[object]) >= time.Second {
+		n.told[object] = now
+		n.say(slog.LevelError, err.Error())
+	}
+}
+
+// isOver reports whether the core has stopped.
+func (n *Node) isOver() bool {
+	select {
+	case <-n.over:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -187,18 +286,61 @@ func (n *Node) Quit(reason string) { n.step(func(c *replica.Core) { c.Quit(reaso
 // Fail stops this replica because of trouble of its host.
 func (n *Node) Fail(err error) { n.step(func(c *replica.Core) { c.Fail(err) }) }
 
+// Trouble tells of trouble of this host that the guest can live with, such as a lost network interface. A primary that has
+// a backup hands the machine over; others go on, and say so.
+func (n *Node) Trouble(object string, err error) {
+	n.step(func(c *replica.Core) { n.trouble(c, object, err) })
+}
+
+func (n *Node) trouble(c *replica.Core, object string, err error) {
+	if c.Alone() || c.Role() != replica.Primary {
+		n.complain(object, err)
+		return
+	}
+	c.Trouble(err)
+}
+
 // Type gives the machine console input, and waits until the guest took what came before. What
 // is typed at a backup is dropped (P3).
 func (n *Node) Type(p []byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for len(n.typed) > 0 && !n.stopped.Load() {
-		n.untyped.Wait()
+	for len(n.typed) > 0 && !n.isOver() {
+		n.emptied.Wait()
 	}
 	if r := n.core.Role(); r == replica.Backup || r == replica.Failover {
 		return
 	}
 	n.typed = append(n.typed, p...)
+	n.rouse()
+}
+
+// Frames gives the machine what arrived at one of its network interfaces, and waits until the guest took what came
+// before. What arrives at a backup is dropped (P3). The frames are the node's from now on.
+func (n *Node) Frames(device uint32, frames [][]byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for len(n.frames[device]) > 0 && !n.isOver() {
+		n.emptied.Wait()
+	}
+	if r := n.core.Role(); r == replica.Backup || r == replica.Failover {
+		return
+	}
+	n.frames[device] = frames
+	n.want()
+	n.rouse()
+}
+
+// want makes the primary end the epoch: on an exact clock at once, else at the guest's next exit.
+func (n *Node) want() {
+	if !n.wanted.Swap(true) && n.opt.Machine.Clock().Exact {
+		n.opt.Machine.Kick()
+	}
+}
+
+// expire is called when the epoch is old.
+func (n *Node) expire() {
+	n.want()
 	n.rouse()
 }
 
@@ -215,15 +357,13 @@ func (n *Node) step(f func(c *replica.Core)) {
 	}
 	switch {
 	case n.core.Role() == replica.Stopped:
-		if !n.stopped.Swap(true) {
-			n.opt.Machine.Kick()
-			n.untyped.Broadcast()
+		if !n.isOver() {
 			close(n.over)
+			n.opt.Machine.Kick()
+			n.emptied.Broadcast()
 		}
 	case n.core.InputsWait() || n.opt.Core.Verified && n.core.OutputsWait():
-		if !n.wanted.Swap(true) && n.opt.Machine.Clock().Exact {
-			n.opt.Machine.Kick()
-		}
+		n.want()
 	}
 	n.rouse()
 }
@@ -252,18 +392,52 @@ func (n *Node) perform(a replica.Action) {
 		}
 	case replica.ActDial:
 		go n.redial()
-	case replica.ActClaim:
+	case replica.ActAcquire:
 		n.stats.takeover.detected = time.Now()
+		go n.acquired()
+	case replica.ActClaim:
+		if n.stats.takeover.detected.IsZero() {
+			n.stats.takeover.detected = time.Now()
+		}
 		go n.step(func(c *replica.Core) { n.claimed(c) })
 	case replica.ActHangUp:
 		n.outbox.close()
 		n.vacate()
 	case replica.ActNotice:
-		select {
-		case n.notices <- a.Text:
-		default: // nobody reads the log: that must not stop a replica
+		n.say(slog.LevelInfo, a.Text)
+	}
+}
+
+// acquire waits for the shared disks.
+func (n *Node) acquire(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, n.opt.AcquireTime)
+	defer cancel()
+	for i := range n.opt.Disks {
+		if d := n.opt.shared(uint32(i)); d != nil {
+			if err := d.Acquire(ctx); err != nil {
+				return fmt.Errorf("shared disk %d is not this host's: %w", i, err)
+			}
 		}
 	}
+	return nil
+}
+
+// acquired answers ActAcquire.
+func (n *Node) acquired() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-n.over:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if err := n.acquire(ctx); err != nil {
+		n.Fail(err)
+		return
+	}
+	n.step((*replica.Core).Acquired)
 }
 
 // claimed answers a claim. There is no arbiter, so every claim is won: see docs/LIMITS.md.
@@ -273,7 +447,10 @@ func (n *Node) claimed(c *replica.Core) {
 	if backup && c.Alone() {
 		n.tookOver = true
 		n.stats.takeover.records = c.Records()
-		n.stats.takeover.consoleFrom = c.ConsoleLeft()
+		n.stats.takeover.consoleFrom = c.Left().Console
+		for _, net := range n.opt.Net { // before what is left of the old primary's frames leaves here
+			net.Announce()
+		}
 	}
 }
 
@@ -291,24 +468,41 @@ func (n *Node) released(count int) {
 // kept until a record says that the primary's request is complete: a backup does what its
 // primary's records say, not what its own host says (P3).
 func (n *Node) release(o vmm.Output) {
-	if o.Kind == vmm.OutputConsole {
+	switch o.Kind {
+	case vmm.OutputConsole:
 		n.opt.Console.Submit(o)
-		return
+	case vmm.OutputFrame:
+		n.opt.Net[o.Device].Submit(o)
+	default:
+		n.submit(o)
 	}
-	if !n.live() {
-		n.local[request{o.Device, o.Seq}] = nil
+}
+
+func (n *Node) submit(o vmm.Output) {
+	if key := (request{o.Device, o.Seq}); n.live() {
+		n.issued[key] = n.ticks
+	} else {
+		n.local[key] = nil
 	}
 	n.opt.Disks[o.Device].Submit(o)
 }
 
-// repeat issues a request again (P7); what came or comes of the first time does not count.
+// repeat issues a request again (P7); what came or comes of the first time does not count. Only flushes are not repeated
+// here: one that failed tells that writes are lost, and if the next one succeeds they still are.
 func (n *Node) repeat(o vmm.Output) {
 	key := request{o.Device, o.Seq}
-	if r, issued := n.local[key]; issued && r == nil {
+	r, issued := n.local[key]
+	delete(n.local, key)
+	switch {
+	case issued && o.Op == vmm.DiskFlush:
+		if r != nil {
+			n.complete(key, host.Completion{Seq: o.Seq, Status: r.status, Err: r.err})
+		} // else: what comes is the guest's
+		return
+	case issued && r == nil:
 		n.stale[key]++
 	}
-	delete(n.local, key)
-	n.opt.Disks[o.Device].Submit(o)
+	n.submit(o)
 }
 
 // live reports whether completions are inputs.
@@ -317,24 +511,43 @@ func (n *Node) live() bool {
 	return r == replica.Primary || r == replica.Ending
 }
 
-// DiskDone tells that a request of a disk is done.
+// DiskDone tells that a request of a disk is done. An error reaches the guest if no other replica can do better: the disk is
+// shared, or there is no other.
 func (n *Node) DiskDone(device uint32, done host.Completion) {
 	key := request{device, done.Seq}
 	n.step(func(c *replica.Core) {
 		_, kept := n.local[key]
 		switch {
-		case done.Err != nil:
-			c.Fail(done.Err)
 		case n.stale[key] > 0:
 			if n.stale[key]--; n.stale[key] == 0 {
 				delete(n.stale, key)
 			}
 		case kept:
-			n.local[key] = &result{done.Data}
+			n.local[key] = &result{done.Status, done.Data, done.Err}
 		default:
-			c.Input(vmm.Input{Kind: vmm.InputDisk, Device: device, ID: done.Seq, Status: done.Status, Data: done.Data})
+			n.complete(key, done)
 		}
 	})
+}
+
+// complete gives the guest the outcome of a request.
+func (n *Node) complete(key request, done host.Completion) {
+	delete(n.issued, key)
+	shared := n.opt.shared(key.device) != nil
+	n.core.Input(vmm.Input{Kind: vmm.InputDisk, Device: key.device, ID: key.id, Status: done.Status, Data: done.Data, Local: !shared})
+	if done.Err != nil {
+		n.diskTrouble(key.device, done.Err)
+	}
+}
+
+// diskTrouble is trouble with a disk. If the disk is shared another replica would have the same.
+func (n *Node) diskTrouble(device uint32, err error) {
+	object := fmt.Sprintf("disk %d", device)
+	if n.opt.shared(device) != nil {
+		n.complain(object, err)
+	} else {
+		n.trouble(n.core, object, err)
+	}
 }
 
 // ConsoleSent tells that all console output before byte seq has left.
@@ -357,6 +570,7 @@ func (n *Node) tick(ctx context.Context) {
 	for {
 		select {
 		case <-t.C:
+			n.step(n.watch)
 			n.step((*replica.Core).Tick)
 		case <-told:
 			told, late = nil, time.After(consoleTime)
@@ -365,6 +579,31 @@ func (n *Node) tick(ctx context.Context) {
 			n.step(leave)
 		case <-n.over:
 			return
+		}
+	}
+}
+
+// watch looks for signs of life at each tick. Who is stuck leaves or hands over, instead of telling the other replica
+// that all is well. Like the core it counts ticks: a process that was stopped is not stuck.
+func (n *Node) watch(c *replica.Core) {
+	n.ticks++
+	limit := max(2, int(n.opt.StuckTime/n.opt.Heartbeat))
+	if life := n.life.Load(); n.resting.Load() || life != n.lived {
+		n.lived, n.quiet = life, 0
+	}
+	switch n.quiet++; {
+	case n.quiet == limit/2:
+		n.opt.Machine.Kick() // a guest may run for long without an exit
+	case n.quiet >= limit:
+		err := fmt.Errorf("the machine has not got on for %v: look at this host's load, and at its disks", n.opt.StuckTime)
+		n.complain("machine", err)
+		if !c.Alone() {
+			c.Fail(err)
+		}
+	}
+	for key, since := range n.issued {
+		if n.ticks-since >= limit {
+			n.diskTrouble(key.device, fmt.Errorf("request %d of disk %d is not done after %v", key.id, key.device, n.opt.StuckTime))
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ftvm/epoch"
 	"ftvm/replica"
 )
 
@@ -39,7 +40,7 @@ func TestOutbox(t *testing.T) {
 	go func() {
 		defer close(put)
 		for i := range uint64(messages) {
-			b.put(replica.Goodbye{Cause: replica.CauseQuit, Reason: reason, ConsoleLeft: i})
+			b.put(replica.Goodbye{Cause: replica.CauseQuit, Reason: reason, Left: epoch.Left{Console: i}})
 		}
 		b.close()
 	}()
@@ -51,8 +52,8 @@ func TestOutbox(t *testing.T) {
 	l := newLink(theirs)
 	for i := range uint64(messages) {
 		m, err := l.read()
-		if err != nil || m.GetGoodbye().GetConsoleLeft() != i {
-			t.Fatalf("message %d: %v is %d", i, err, m.GetGoodbye().GetConsoleLeft())
+		if err != nil || m.GetGoodbye().GetLeft().GetConsoleBytes() != i {
+			t.Fatalf("message %d: %v is %d", i, err, m.GetGoodbye().GetLeft().GetConsoleBytes())
 		}
 	}
 	if m, err := l.read(); !errors.Is(err, io.EOF) {
@@ -73,7 +74,7 @@ func TestOutboxOfPipe(t *testing.T) {
 		defer ours.Close()
 		b := newOutbox(newLink(ours), new(atomic.Uint64))
 		for i := range uint64(1000) {
-			b.put(replica.Heartbeat{ConsoleLeft: i})
+			b.put(replica.Heartbeat{Left: epoch.Left{Console: i}})
 			if i%100 == 0 {
 				synctest.Wait()
 			}
@@ -82,7 +83,7 @@ func TestOutboxOfPipe(t *testing.T) {
 		l := newLink(theirs)
 		for i := range uint64(1000) {
 			m, err := l.read()
-			if err != nil || m.GetHeartbeat().GetConsoleLeft() != i {
+			if err != nil || m.GetHeartbeat().GetLeft().GetConsoleBytes() != i {
 				t.Fatalf("message %d is %v, %v", i, m, err)
 			}
 		}

@@ -131,7 +131,7 @@ func (l *leader) record(inputs ...vmm.Input) replica.RecordMessage {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	r := epoch.Record{Epoch: l.x.Opened(), Position: b.Position, Digest: b.Digest, Memory: b.Memory, Ended: b.Ended, Length: 7, Time: b.Time, Inputs: inputs}
+	r := epoch.Record{Epoch: l.x.Opened(), Position: b.Position, Digest: b.Digest, Memory: b.Memory, Ended: b.Ended, Length: 7, Time: b.Time, Rate: toyTick * vmm.RateUnit, Inputs: inputs}
 	if err := l.x.Open(r); err != nil {
 		l.t.Fatal(err)
 	}
@@ -232,8 +232,8 @@ func TestBackupWaitsForItsDisk(t *testing.T) {
 	p := let(t, b)
 	l := lead(t, script...)
 	p.say(l.record())
-	p.say(l.record(vmm.Input{Kind: vmm.InputDisk, ID: 0, Data: []byte("r0.1\n")}))
-	p.say(l.record(vmm.Input{Kind: vmm.InputDisk, ID: 1, Data: []byte("r1.1\n")}))
+	p.say(l.record(vmm.Input{Kind: vmm.InputDisk, ID: 0, Local: true, Data: []byte("r0.1\n")}))
+	p.say(l.record(vmm.Input{Kind: vmm.InputDisk, ID: 1, Local: true, Data: []byte("r1.1\n")}))
 	b.disks[0].awaitRequests(t, 2)
 	b.disks[0].finish()
 	p.verified(2)
@@ -254,7 +254,7 @@ func TestStopWhileWaitingForDisk(t *testing.T) {
 	p := let(t, b)
 	l := lead(t, script...)
 	p.say(l.record())
-	p.say(l.record(vmm.Input{Kind: vmm.InputDisk, ID: 0}))
+	p.say(l.record(vmm.Input{Kind: vmm.InputDisk, ID: 0, Local: true}))
 	b.disks[0].awaitRequests(t, 1)
 	b.cancel()
 	p.hearUntil(isGoodbye)
@@ -409,7 +409,7 @@ func TestLastWordArrives(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				if p.write(replica.Encode(replica.Heartbeat{ConsoleLeft: i})) != nil {
+				if p.write(replica.Encode(replica.Heartbeat{Left: epoch.Left{Console: i}})) != nil {
 					return
 				}
 			}

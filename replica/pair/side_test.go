@@ -179,6 +179,7 @@ func (d *disk) finish() {
 	}
 	o := d.submitted[d.performed]
 	d.performed++
+	d.tell()
 	d.tries[o.Seq]++
 	done := host.Completion{Seq: o.Seq, Err: d.broken}
 	switch {
@@ -208,6 +209,71 @@ func (c *console) set(f func(c *console)) {
 	defer c.Unlock()
 	f(c)
 	c.tell()
+}
+
+// sharedDisk is a SharedDisk.
+type sharedDisk struct {
+	*disk
+	acquire func(ctx context.Context) error
+}
+
+func (d sharedDisk) Acquire(ctx context.Context) error { return d.acquire(ctx) }
+
+// share makes disk 1 of both replicas one that all hosts reach, which the primary has until free is closed.
+func share(p, b *side, free <-chan struct{}) {
+	blocks := map[uint64]string{}
+	for _, s := range []*side{p, b} {
+		s.machine.shared, s.disks[1].blocks = true, blocks
+		s.opt.Disks[1] = sharedDisk{s.disks[1], func(ctx context.Context) error {
+			if s == p {
+				return nil
+			}
+			select {
+			case <-free:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}}
+	}
+}
+
+// network is a Net.
+type network struct {
+	news
+	sent      []string // what left
+	numbers   []uint64
+	announced int // how much had left when the machine was announced last
+	frozen    bool
+}
+
+func (w *network) Submit(o vmm.Output) {
+	w.Lock()
+	defer w.Unlock()
+	if !w.frozen {
+		w.sent, w.numbers = append(w.sent, string(o.Data)), append(w.numbers, o.Seq)
+		w.tell()
+	}
+}
+
+func (w *network) Announce() {
+	w.Lock()
+	defer w.Unlock()
+	w.announced = len(w.sent) + 1
+	w.tell()
+}
+
+// awaitFrame waits until a frame left.
+func (w *network) awaitFrame(t *testing.T, text string) {
+	t.Helper()
+	w.await(t, fmt.Sprintf("frame %q", text), func() bool { return slices.Contains(w.sent, text) })
+}
+
+// frames is what left.
+func (w *network) frames() []string {
+	w.Lock()
+	defer w.Unlock()
+	return slices.Clone(w.sent)
 }
 
 // logbook keeps what a node says.
@@ -248,6 +314,7 @@ type side struct {
 	machine *toy
 	console *console
 	disks   []*disk
+	nets    []*network
 	log     *logbook
 	opt     Options
 	ln      net.Listener
@@ -266,12 +333,14 @@ func newSide(name string, script ...op) *side {
 		Settings: []Setting{{"guest memory", "64MiB"}, {"kernel", "toy"}},
 		// So small a lag makes a backup tell at once what it has verified; ticks are far apart here.
 		Core:      replica.Config{MaxLag: 4, SuspectTicks: 5},
-		Heartbeat: time.Hour, EpochLength: 7, EpochTime: time.Hour, MemoryEvery: 3,
+		Heartbeat: time.Hour, EpochLength: 7, EpochTime: time.Hour, MemoryEvery: 3, AcquireTime: patience, StuckTime: 10 * time.Hour,
 	}
 	for i := range uint32(2) {
 		d := &disk{index: i, tries: map[uint64]int{}, blocks: map[uint64]string{}}
 		s.disks = append(s.disks, d)
 		s.opt.Disks = append(s.opt.Disks, d)
+		s.nets = append(s.nets, &network{})
+		s.opt.Net = append(s.opt.Net, s.nets[i])
 	}
 	return s
 }
@@ -382,8 +451,11 @@ func (s *side) present() *link {
 // nothing more, and its sockets are closed without a word.
 func (s *side) die() {
 	s.console.set(func(c *console) { c.frozen = true })
-	for _, d := range s.disks {
+	for i, d := range s.disks {
 		d.set(func(d *disk) { d.frozen = true })
+		s.nets[i].Lock()
+		s.nets[i].frozen = true
+		s.nets[i].Unlock()
 	}
 	if s.ln != nil {
 		s.ln.Close()

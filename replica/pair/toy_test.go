@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"strings"
 	"time"
 
 	"ftvm/vmm"
@@ -25,18 +26,22 @@ func write(disk uint32, block uint64, text string) op {
 	return op{kind: 'w', disk: disk, block: block, text: text}
 }
 func read(disk uint32, block uint64) op { return op{kind: 'r', disk: disk, block: block} }
+func flush(disk uint32) op              { return op{kind: 'u', disk: disk} }
 func await() op                         { return op{kind: 'a'} }
 func show() op                          { return op{kind: 'd'} }               // prints what the last read returned
 func ask(bytes int) op                  { return op{kind: '?', count: bytes} } // prints what is typed
 func open() op                          { return op{kind: 'o'} }               // from now on there is room for typing
 func think(positions int) op            { return op{kind: 't', count: positions} }
 func spin() op                          { return op{kind: '*'} } // for ever, without a nameable stop
+func send(net uint32, text string) op   { return op{kind: 'f', disk: net, text: text} }
+func hear(frames int) op                { return op{kind: 'h', count: frames} } // prints so many frames
 func nap(d time.Duration) op            { return op{kind: 'n', count: int(d)} }
 func off() op                           { return op{kind: '.'} }
 
 const (
 	toyBlock = 8 // bytes of a block
 	toyRoom  = 5 // console bytes that fit in
+	toyRing  = 8 // bytes of frames that fit in
 )
 
 // toy is a deterministic machine with a list of operations for a guest.
@@ -44,11 +49,13 @@ type toy struct {
 	script []op
 	exact  bool
 	closed bool // no room for typing until the guest opens it
+	shared bool // disk 1 is
 
 	pc            int
 	done          int // of the present operation
 	pos, basePos  vmm.Position
 	base          vmm.Time
+	rate          vmm.Rate
 	seen          uint64 // hash of what came in
 	halted, ended bool
 	alarm         vmm.Time
@@ -57,10 +64,14 @@ type toy struct {
 	flight        []request
 	requests      [2]uint64
 	printed       uint64
+	sent          uint64
+	arrived       []string
 	outs          []vmm.Output
 
 	// What is different on this replica, or happens on its host.
 	hooks  map[vmm.Position]func() // called before the operation at a position
+	each   func()                  // called at every position
+	blind  bool                    // positions are no exits
 	spoil  vmm.Position            // where a bit flips; 0 is nowhere
 	fails  vmm.Position            // where the host fails; 0 is nowhere
 	spins  chan struct{}           // closed when the guest spins
@@ -82,9 +93,11 @@ const toyTick = 1000
 
 var errToy = errors.New("the toy's host failed")
 
-func (m *toy) Clock() vmm.Clock           { return vmm.Clock{Name: "toy", Exact: m.exact, TickNs: toyTick} }
-func (m *toy) Position() vmm.Position     { return m.pos }
-func (m *toy) Time() vmm.Time             { return m.base + vmm.Time(m.pos-m.basePos)*toyTick }
+func (m *toy) Clock() vmm.Clock       { return vmm.Clock{Name: "toy", Exact: m.exact, TickNs: toyTick} }
+func (m *toy) Position() vmm.Position { return m.pos }
+func (m *toy) Time() vmm.Time {
+	return m.base + vmm.Time(m.pos-m.basePos)*vmm.Time(m.rate)/vmm.RateUnit
+}
 func (m *toy) Deadline() (vmm.Time, bool) { return m.alarm, m.alarm != 0 }
 func (m *toy) RequestsWait() bool         { return len(m.outs) > 0 }
 func (m *toy) EntropyWanted() int         { return int(m.pos % 3) }
@@ -100,6 +113,15 @@ func (m *toy) ConsoleRoom() int {
 		return 0
 	}
 	return toyRoom - len(m.typed)
+}
+
+func (m *toy) FrameRoom(_ uint32, frames [][]byte) (n int) {
+	room := toyRing - len(strings.Join(m.arrived, ""))
+	for n < len(frames) && len(frames[n]) <= room {
+		room -= len(frames[n])
+		n++
+	}
+	return n
 }
 
 func (m *toy) Kick() {
@@ -130,7 +152,7 @@ func (m *toy) Run(until vmm.Position, pause func() bool) (vmm.StopReason, error)
 				return vmm.StopHalted, nil
 			case m.pos >= until:
 				return vmm.StopPosition, nil
-			case kicked || pause != nil && pause():
+			case kicked || !m.blind && pause != nil && pause():
 				return vmm.StopPaused, nil
 			}
 			if hook := m.hooks[m.pos]; hook != nil {
@@ -145,6 +167,9 @@ func (m *toy) Run(until vmm.Position, pause func() bool) (vmm.StopReason, error)
 			<-m.kicked
 			m.mid = true
 			return vmm.StopKicked, nil
+		}
+		if m.each != nil {
+			m.each()
 		}
 		m.step()
 		if m.pos++; m.pos == m.spoil {
@@ -167,8 +192,23 @@ func (m *toy) step() {
 		m.request(o, vmm.Output{Op: vmm.DiskWrite, Length: toyBlock, Data: append(make([]byte, 0, toyBlock), o.text...)[:toyBlock]})
 	case 'r':
 		m.request(o, vmm.Output{Op: vmm.DiskRead, Length: toyBlock})
+	case 'u':
+		m.request(o, vmm.Output{Op: vmm.DiskFlush})
 	case 'o':
 		m.closed = false
+	case 'f':
+		m.outs = append(m.outs, vmm.Output{Kind: vmm.OutputFrame, Device: o.disk, Seq: m.sent, Data: []byte(o.text)})
+		m.sent++
+	case 'h':
+		m.done-- // counts frames here
+		for ; len(m.arrived) > 0 && m.done < o.count; m.done++ {
+			m.print([]byte(m.arrived[0] + "\n"))
+			m.arrived = m.arrived[1:]
+		}
+		if m.done < o.count {
+			m.halted = true
+			return
+		}
 	case 'a':
 		if m.halted = len(m.flight) > 0; m.halted {
 			return
@@ -210,6 +250,7 @@ func (m *toy) print(p []byte) {
 
 func (m *toy) request(o op, out vmm.Output) {
 	out.Kind, out.Device, out.Seq, out.Offset = vmm.OutputDisk, o.disk, m.requests[o.disk], o.block*toyBlock
+	out.Shared = m.shared && o.disk == 1
 	m.requests[o.disk]++
 	m.flight = append(m.flight, request{o.disk, out.Seq})
 	m.outs = append(m.outs, out)
@@ -217,14 +258,14 @@ func (m *toy) request(o op, out vmm.Output) {
 
 var errMid = errors.New("the toy stands at no nameable position")
 
-func (m *toy) Apply(t vmm.Time, inputs []vmm.Input) error {
+func (m *toy) Apply(t vmm.Time, rate vmm.Rate, inputs []vmm.Input) error {
 	switch {
 	case m.mid:
 		return errMid
 	case t < m.Time():
 		return fmt.Errorf("toy: time would go back from %d to %d", m.Time(), t)
 	}
-	m.base, m.basePos = t, m.pos
+	m.base, m.basePos, m.rate = t, m.pos, rate
 	m.halted = m.halted && (m.alarm == 0 || t < m.alarm)
 	for _, in := range inputs {
 		if err := m.deliver(in); err != nil {
@@ -246,6 +287,12 @@ func (m *toy) deliver(in vmm.Input) error {
 		}
 		m.typed = append(m.typed, in.Data...)
 		m.halted = m.halted && m.script[m.pc].kind != '?'
+	case vmm.InputFrame:
+		if m.FrameRoom(in.Device, [][]byte{in.Data}) == 0 {
+			return fmt.Errorf("toy: no room for frame %q", in.Data)
+		}
+		m.arrived = append(m.arrived, string(in.Data))
+		m.halted = m.halted && m.script[m.pc].kind != 'h'
 	case vmm.InputDisk:
 		for i, r := range m.flight {
 			if r == (request{in.Device, in.ID}) {
@@ -276,7 +323,7 @@ func (m *toy) Digest(memory bool) (uint64, error) {
 		return 0, errMid
 	}
 	h := fnv.New64a()
-	fmt.Fprint(h, m.pc, m.done, m.pos, m.base, m.basePos, m.seen, m.halted, m.ended, m.typed, m.last, m.flight, m.requests, m.printed, m.alarm, memory)
+	fmt.Fprint(h, m.pc, m.done, m.pos, m.base, m.basePos, m.seen, m.halted, m.ended, m.typed, m.last, m.flight, m.requests, m.printed, m.alarm, m.rate, m.sent, m.arrived, memory)
 	return h.Sum64(), nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"ftvm/epoch"
@@ -20,7 +21,7 @@ func (n *Node) next() replica.Task {
 		if t.Kind != replica.TaskWait {
 			return t
 		}
-		<-n.wake
+		n.rest(nil)
 	}
 }
 
@@ -48,17 +49,31 @@ func (n *Node) loop() error {
 
 // runEpoch goes on with the present epoch as the primary, to its end.
 func (n *Node) runEpoch() error {
-	reason, err := n.run(func() bool {
-		n.drainRequests()
+	ends := func() bool {
 		// Age ends no epoch in which the guest did not move: if a boundary takes longer
 		// than EpochTime, it never would.
-		return n.wanted.Load() || n.stopped.Load() || n.opt.Machine.Position() > n.begun && time.Now().After(n.due)
-	})
+		return n.wanted.Load() || n.isOver() || n.roomAgain() || n.moved() > 0 && time.Now().After(n.due)
+	}
+	var reason vmm.StopReason
+	var err error
+	for {
+		reason, err = n.run(math.MaxUint64, func() bool { n.drainRequests(); return ends() })
+		if err != nil || reason != vmm.StopPaused || ends() {
+			break
+		} // else by a kick that was for an epoch before
+	}
+	// An epoch that is wanted to end is given some length all the same: what comes right after goes with the same
+	// record, and a guest to which much comes gets on.
+	for short := n.pace / shortest; err == nil && reason == vmm.StopPaused && n.exact() && n.moved() < short; {
+		reason, err = n.run(short, func() bool { n.drainRequests(); return n.isOver() })
+	}
 	if err != nil {
 		return err
 	}
-	if moved := n.opt.Machine.Position() - n.begun; moved > 0 {
-		n.pace = max(minLength, uint64(float64(moved)*float64(n.opt.EpochTime)/float64(time.Since(n.opened))))
+	if moved := n.moved(); moved > 0 {
+		took := max(1, time.Since(n.opened))
+		n.pace = max(minLength, uint64(float64(moved)*float64(n.opt.EpochTime)/float64(took)))
+		n.speed.Ran(moved, uint64(took))
 	}
 	// A halted guest needs nothing but an input or its timer. If it worked before, the
 	// backup should get to know at once where that ended.
@@ -68,18 +83,27 @@ func (n *Node) runEpoch() error {
 	return n.boundary()
 }
 
+// shortest is what part of EpochTime, by the guest's pace, an epoch on an exact clock has at least, unless the guest halts: 50 us
+// of 10 ms.
+const shortest = 200
+
 // idleCut is how long an epoch of a guest that goes idle must have been for a boundary of its own.
 const idleCut = time.Millisecond
 
-// run runs the machine, and goes on after kicks that were not meant to stop it.
-func (n *Node) run(pause func() bool) (vmm.StopReason, error) {
+func (n *Node) exact() bool { return n.opt.Machine.Clock().Exact }
+
+// moved is how many positions the present epoch has so far.
+func (n *Node) moved() uint64 { return uint64(n.opt.Machine.Position() - n.begun) }
+
+// run runs the machine until the epoch has the given length at most, and goes on after kicks that were not meant to stop it.
+func (n *Node) run(length uint64, pause func() bool) (vmm.StopReason, error) {
 	for {
-		reason, err := n.x.Run(pause)
+		reason, err := n.x.RunUpTo(length, pause)
 		n.drain()
 		switch {
 		case err != nil:
 			return 0, err
-		case n.stopped.Load():
+		case n.isOver():
 			return 0, epoch.ErrInterrupted
 		case reason != vmm.StopKicked:
 			return reason, nil
@@ -89,25 +113,55 @@ func (n *Node) run(pause func() bool) (vmm.StopReason, error) {
 
 // idle waits until the guest has a reason to wake.
 func (n *Node) idle() {
+	n.alarm.Stop()
 	var timer <-chan time.Time
 	if t, ok := n.opt.Machine.Deadline(); ok {
-		timer = time.After(time.Until(time.Unix(0, int64(t))))
+		n.guestTime(time.Now())
+		timer = time.After(time.Duration(min(n.clock.Wait(t), math.MaxInt64)))
 	}
-	for !n.wanted.Load() && !n.stopped.Load() && !n.typing() {
-		select {
-		case <-timer:
+	for !n.wanted.Load() && !n.isOver() && !n.arriving() {
+		if n.rest(timer) {
 			return
-		case <-n.wake:
 		}
 	}
 }
 
-// typing reports whether console input waits that the guest can take.
-func (n *Node) typing() bool {
+// rest waits until something changed, or timer is up, which it reports.
+func (n *Node) rest(timer <-chan time.Time) (up bool) {
+	n.resting.Store(true)
+	defer n.resting.Store(false)
+	select {
+	case <-timer:
+		return true
+	case <-n.wake:
+		n.life.Add(1)
+		return false
+	}
+}
+
+// guestTime is what guest time should be now.
+func (n *Node) guestTime(now time.Time) vmm.Time {
+	return n.clock.Read(vmm.Time(now.UnixNano()), uint64(now.Sub(n.stats.started)), n.opt.Machine.Time())
+}
+
+// arriving reports whether something waits that the guest can take.
+func (n *Node) arriving() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return len(n.typed) > 0 && n.opt.Machine.ConsoleRoom() > 0
+	if len(n.typed) > 0 && n.opt.Machine.ConsoleRoom() > 0 {
+		return true
+	}
+	for i, frames := range n.frames {
+		if len(frames) > 0 && n.opt.Machine.FrameRoom(uint32(i), frames[:1]) > 0 {
+			return true
+		}
+	}
+	return false
 }
+
+// roomAgain reports whether the guest made room for frames for which it had none at the last boundary. (What is typed waits
+// for the end of the epoch: a guest reads it byte by byte.)
+func (n *Node) roomAgain() bool { return n.crowded.Load() && n.arriving() }
 
 // runFailover runs the failover epoch (P6).
 func (n *Node) runFailover() error {
@@ -115,7 +169,7 @@ func (n *Node) runFailover() error {
 	n.stats.takeover.firstInstruction = time.Now()
 	n.mu.Unlock()
 	for {
-		reason, err := n.run(func() bool { n.drainRequests(); return n.stopped.Load() })
+		reason, err := n.run(math.MaxUint64, func() bool { n.drainRequests(); return n.isOver() })
 		if err != nil {
 			return err
 		}
@@ -127,7 +181,7 @@ func (n *Node) runFailover() error {
 
 // boundary ends the present epoch and opens the next, as the primary.
 func (n *Node) boundary() error {
-	if n.stopped.Load() {
+	if n.isOver() {
 		return nil
 	}
 	b, err := n.x.Close()
@@ -136,19 +190,34 @@ func (n *Node) boundary() error {
 	}
 	now := time.Now()
 	var r epoch.Record
-	n.wanted.Store(false)
 	n.step(func(c *replica.Core) {
+		n.wanted.Store(false)
 		failover := c.Role() == replica.Failover
 		if !failover {
 			n.environment(c)
 		}
-		r = c.Boundary(b, vmm.Time(now.UnixNano()), n.nextLength())
+		r = c.Boundary(b, n.opening(b, now))
 		n.stats.closed(b)
 		if failover {
 			n.stats.takeover.primary = time.Now()
 		}
 	})
-	return n.open(r)
+	if err := n.open(r); err != nil {
+		return err
+	}
+	if n.exact() {
+		n.alarm.Reset(time.Until(n.due))
+	}
+	return nil
+}
+
+// opening decides how the next epoch begins.
+func (n *Node) opening(b epoch.Boundary, now time.Time) replica.Opening {
+	o := replica.Opening{Time: n.guestTime(now), Rate: n.opt.Machine.Clock().Rate(), Length: n.nextLength()}
+	if n.exact() {
+		o.Rate = n.speed.Rate(o.Length, uint64(n.opt.EpochTime), uint64(max(b.Time, o.Time)-o.Time), o.Rate)
+	}
+	return o
 }
 
 // minLength is the shortest length that an epoch is given, in positions.
@@ -158,10 +227,14 @@ const minLength = 8
 // present pace, makes in EpochTime. That bounds in time what a backup runs as its
 // failover epoch, without inputs.
 func (n *Node) nextLength() uint64 {
-	if n.pace == 0 {
+	switch {
+	case n.pace == 0:
 		return n.opt.EpochLength
+	case n.exact(): // it should end by itself, not by the alarm
+		return min(n.opt.EpochLength, n.pace-n.pace/late)
+	default:
+		return min(n.opt.EpochLength, n.pace)
 	}
-	return min(n.opt.EpochLength, n.pace)
 }
 
 // environment gives the core what a boundary brings besides completions.
@@ -173,9 +246,38 @@ func (n *Node) environment(c *replica.Core) {
 	}
 	if room := min(len(n.typed), n.opt.Machine.ConsoleRoom()); room > 0 {
 		c.Input(vmm.Input{Kind: vmm.InputConsole, Data: append([]byte(nil), n.typed[:room]...)})
-		if n.typed = n.typed[room:]; len(n.typed) == 0 {
-			n.untyped.Broadcast()
-		}
+		n.typed = n.typed[room:]
+	}
+	n.crowded.Store(false)
+	for i := range n.frames {
+		n.takeFrames(c, uint32(i))
+	}
+	n.emptied.Broadcast()
+}
+
+// recordFrames and recordBytes are how many frames of an interface a record brings at most, and of how many bytes.
+const (
+	recordFrames = 256
+	recordBytes  = 256 << 10
+)
+
+// takeFrames gives the core the frames of an interface for which the guest has room.
+func (n *Node) takeFrames(c *replica.Core, device uint32) {
+	waiting := n.frames[device]
+	if len(waiting) == 0 {
+		return
+	}
+	count, size := 0, 0
+	for count < min(len(waiting), recordFrames) && (count == 0 || size+len(waiting[count]) <= recordBytes) {
+		size += len(waiting[count])
+		count++
+	}
+	count = n.opt.Machine.FrameRoom(device, waiting[:count])
+	for _, frame := range waiting[:count] {
+		c.Input(vmm.Input{Kind: vmm.InputFrame, Device: device, Data: frame})
+	}
+	if n.frames[device] = waiting[count:]; count < len(waiting) {
+		n.crowded.Store(true)
 	}
 }
 
@@ -187,22 +289,28 @@ func (n *Node) open(r epoch.Record) error {
 	n.opened, n.begun = time.Now(), n.opt.Machine.Position()
 	n.due = n.opened.Add(n.opt.EpochTime)
 	if t, ok := n.opt.Machine.Deadline(); ok {
-		if at := time.Unix(0, int64(t)); at.Before(n.due) {
-			n.due = at
+		now := n.opt.Machine.Time()
+		lasts := time.Duration(min(max(t, now)-now, vmm.Time(n.opt.EpochTime)))
+		if n.exact() {
+			lasts += n.opt.EpochTime / late // the machine's own count should be there before
 		}
+		n.due = n.opened.Add(min(lasts, n.opt.EpochTime))
 	}
 	return nil
 }
 
+// late is what part of EpochTime an epoch or a timer may be late on an exact clock before the epoch is ended by the host's clock.
+const late = 8
+
 // replay repeats the primary's epoch that r ends, and applies r.
 func (n *Node) replay(r epoch.Record) error {
 	for {
-		err := n.x.Replay(r, func() bool { n.drainRequests(); return n.stopped.Load() })
+		err := n.x.Replay(r, func() bool { n.drainRequests(); return n.isOver() })
 		n.drain()
 		if err == nil {
 			break
 		}
-		if !errors.Is(err, epoch.ErrInterrupted) || n.stopped.Load() {
+		if !errors.Is(err, epoch.ErrInterrupted) || n.isOver() {
 			return err
 		}
 	}
@@ -221,7 +329,7 @@ func (n *Node) replay(r epoch.Record) error {
 	return nil
 }
 
-// resolve gives the disk completions of a record the data that this replica's own disks
+// resolve gives the completions of a record that are of the replica's own disks the data that these
 // returned, waiting for them where they are slower than the primary's.
 func (n *Node) resolve(inputs []vmm.Input) ([]vmm.Input, error) {
 	out := append([]vmm.Input(nil), inputs...)
@@ -230,7 +338,11 @@ func (n *Node) resolve(inputs []vmm.Input) ([]vmm.Input, error) {
 			continue
 		}
 		key := request{out[i].Device, out[i].ID}
-		for {
+		shared := n.opt.shared(key.device) != nil
+		if out[i].Local == shared {
+			return nil, fmt.Errorf("%w: a completion of disk %d, which is shared on one replica only", replica.ErrPeer, key.device)
+		}
+		for !shared {
 			n.mu.Lock()
 			r, known := n.local[key]
 			if r != nil {
@@ -240,11 +352,14 @@ func (n *Node) resolve(inputs []vmm.Input) ([]vmm.Input, error) {
 			if !known {
 				return nil, fmt.Errorf("%w: a completion of request %d of disk %d, which the guest did not make", replica.ErrPeer, key.id, key.device)
 			}
+			if r != nil && r.err != nil && out[i].Status == vmm.DiskOK {
+				return nil, r.err
+			}
 			if r != nil {
 				out[i].Data = r.data
 				break
 			}
-			if n.stopped.Load() {
+			if n.isOver() {
 				return nil, epoch.ErrInterrupted
 			}
 			<-n.wake
@@ -256,6 +371,7 @@ func (n *Node) resolve(inputs []vmm.Input) ([]vmm.Input, error) {
 // drainRequests hands the machine's outputs to the core if there is a disk request among
 // them. Console bytes alone wait for the end of the epoch, so that they travel together.
 func (n *Node) drainRequests() {
+	n.life.Add(1)
 	if n.opt.Machine.RequestsWait() {
 		n.drain()
 	}
@@ -263,6 +379,7 @@ func (n *Node) drainRequests() {
 
 // drain hands the machine's outputs to the core.
 func (n *Node) drain() {
+	n.life.Add(1)
 	n.outs = n.opt.Machine.Outputs(n.outs[:0])
 	if len(n.outs) == 0 {
 		return

@@ -40,7 +40,7 @@ func TestDiskImages(t *testing.T) {
 		{"of something else", func(t *testing.T) string { return image(t, imageSize, "\xeb\x63\x90 a boot sector") }, 1,
 			"there is something else on it; the ledger guest wants an empty disk (ftvm disk create IMG)"},
 		{"of a qcow2", func(t *testing.T) string { return image(t, imageSize, "QFI\xfb\x00\x00\x00\x03") }, 1,
-			"there is something else on it"},
+			"a qcow2 image, not a raw one: convert it with qemu-img convert -O raw"},
 		{"of something else further in", func(t *testing.T) string {
 			path := image(t, imageSize, "")
 			f, err := os.OpenFile(path, os.O_WRONLY, 0)

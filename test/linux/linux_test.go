@@ -59,7 +59,7 @@ func guest(t *testing.T, initrd, task string) []string {
 	t.Helper()
 	return []string{"--engine", "soft", "--mem", "256M", "--kernel", file(t, "vmlinuz", "guest-linux"),
 		"--initrd", file(t, initrd, "guest-linux"),
-		"--cmdline", "console=ttyS0 quiet acpi=off panic=-1 ftvm.task=" + task}
+		"--cmdline", "console=ttyS0 quiet panic=-1 ftvm.task=" + task}
 }
 
 // within gives a test its time.

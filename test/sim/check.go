@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 
 	"ftvm/epoch"
@@ -24,37 +25,72 @@ func (p *proc) checkAlone() {
 	}
 }
 
-// note remembers in which epoch console bytes were made.
+// note remembers in which epoch outputs were made.
 func (p *proc) note(outs []vmm.Output) {
+	e := p.x.Opened() - 1
 	for _, o := range outs {
-		if o.Kind == vmm.OutputConsole {
-			p.made = append(p.made, made{o.Seq, p.x.Opened() - 1})
+		switch {
+		case o.Kind == vmm.OutputConsole:
+			p.made = append(p.made, made{o.Seq, e})
+		case o.Kind == vmm.OutputFrame:
+			p.framed = append(p.framed, e)
+		case o.Shared:
+			p.shared = append(p.shared, e)
 		}
 	}
 }
 
-// checkRelease is called when an output may leave. For the console of a primary that has a backup that
+// hear notes what a process was told has left.
+func (p *proc) hear(m replica.Message) {
+	if p.core.Role() != replica.Backup {
+		return
+	}
+	switch m := m.(type) {
+	case replica.RecordMessage:
+		p.known = max(p.known, m.Left.Frames)
+	case replica.Heartbeat:
+		p.known = max(p.known, m.Left.Frames)
+	case replica.Goodbye:
+		p.known = max(p.known, m.Left.Frames)
+	}
+}
+
+// checkRelease is called when an output may leave. For that of a primary that has a backup that
 // is only if the backup holds the record that opened its epoch, or has executed the epoch.
 func (p *proc) checkRelease(o *vmm.Output) {
 	w, other := p.w, p.w.procs[1-p.id]
 	if w.outside {
 		return
 	}
-	if o.Kind == vmm.OutputConsole && o.Seq < p.core.ConsoleLeft() {
-		w.violate("the %s prints byte %d again; it was told that %d have left", p.name, o.Seq, p.core.ConsoleLeft())
+	switch left := p.core.Left(); {
+	case o.Kind == vmm.OutputConsole && o.Seq < left.Console:
+		w.violate("the %s prints byte %d again; it was told that %d have left", p.name, o.Seq, left.Console)
+	case o.Kind == vmm.OutputFrame && o.Seq < p.known:
+		w.violate("the %s sends frame %d again; it was told that %d have left", p.name, o.Seq, p.known)
+	case p.core.Role() == replica.Failover && o.Shared:
+		w.violate("the %s has a request to the shared disk leave in its failover epoch", p.name)
 	}
-	if p.core.Alone() || o.Kind == vmm.OutputDisk {
+	if p.core.Alone() || o.Kind == vmm.OutputDisk && !o.Shared {
 		return
 	}
 	if p.core.Role() == replica.Backup {
-		w.violate("the %s prints, and is a backup", p.name)
+		w.violate("an output leaves from the %s, which is a backup", p.name)
 		return
 	}
-	i, exact := slices.BinarySearchFunc(p.made, o.Seq, func(m made, seq uint64) int { return cmp.Compare(m.seq, seq) })
-	if !exact {
-		i-- // some of it had left already
+	var e epoch.Number
+	switch o.Kind {
+	case vmm.OutputFrame:
+		e = p.framed[o.Seq]
+	case vmm.OutputDisk:
+		e = p.shared[o.Seq]
+	default:
+		i, exact := slices.BinarySearchFunc(p.made, o.Seq, func(m made, seq uint64) int { return cmp.Compare(m.seq, seq) })
+		if !exact {
+			i-- // some of it had left already
+		}
+		e = p.made[i].epoch
 	}
-	e, held := p.made[i].epoch, other.core.Opened()+epoch.Number(other.core.Records())
+	held := other.core.Opened() + epoch.Number(other.core.Records())
 	switch {
 	case held <= e:
 		w.violate("the %s lets an output of epoch %d leave; the backup holds %d records", p.name, e, held)
@@ -77,6 +113,8 @@ func (p *proc) checkExit(ended bool, err error) {
 	switch {
 	case p.injected:
 	case err == nil && (ended || p.told):
+	case errors.Is(err, errSick):
+	case errors.Is(err, errFence) && (other.granted || w.arbiter == other):
 	case errors.Is(err, replica.ErrDropped) && (other.granted || w.arbiter == other):
 	default:
 		w.violate("the %s exits without a fault that explains it: %v", p.name, err)
@@ -109,37 +147,48 @@ func (w *world) check() {
 		return
 	}
 	w.checkConsole(actor, ref)
+	w.checkFrames(actor, ref)
 	w.checkTyped(actor)
 	w.checkLogs(actor, other)
-	w.checkImage(actor, ref)
+	w.checkImage(actor, 0, ref)
+	w.checkImage(actor, sharedDisk, ref)
 	if ref := w.refer(other); ref != nil {
-		w.checkImage(other, ref)
+		w.checkImage(other, 0, ref)
 	}
 }
 
 // excused tells whether the end of the machine is explained by faults: an operator ended it,
 // both replicas are lost, or the one that had gone on alone is.
 func (w *world) excused(actor, other *proc) bool {
+	hurt := func(p *proc) bool { return p.injected || p.sick }
 	switch {
-	case w.quit, actor.injected && other.injected, actor.injected && actor.alone:
+	case w.quit, hurt(actor) && hurt(other), hurt(actor) && actor.alone:
 		return true
 	}
-	return w.arbiter != nil && w.arbiter.injected
+	return w.arbiter != nil && hurt(w.arbiter)
 }
 
 // reference is the machine that never fails.
 type reference struct {
 	console []byte
-	image   [2 * blocks]uint64
-	writes  []write
-	results [][]byte // by request
+	frames  [][]byte
+	disks   [disks]struct {
+		image    image
+		requests []request // by number
+		// doubt is what else each sector may hold since a write to it failed.
+		doubt [2 * blocks][]uint64
+	}
 }
 
-// write is a write that the reference made.
-type write struct {
+// request is one that the reference made. It is done when its completion is in a record: no request that is in flight with it can
+// tell the difference.
+type request struct {
 	vmm.Output
 	completed int // number of the record with the completion
+	failed    bool
 }
+
+const never = 1 << 30
 
 // refer runs a machine on the records of a process, and on to the end of the epoch that it was in.
 func (w *world) refer(p *proc) *reference {
@@ -179,34 +228,61 @@ func (w *world) refer(p *proc) *reference {
 	return ref
 }
 
-// take does at once what the machine asks for.
+// take notes what the machine asks for.
 func (ref *reference) take(o *vmm.Output) {
-	if o.Kind == vmm.OutputConsole {
+	switch o.Kind {
+	case vmm.OutputConsole:
 		ref.console = append(ref.console, o.Data...)
-		return
+	case vmm.OutputFrame:
+		ref.frames = append(ref.frames, o.Data)
+	default:
+		d := &ref.disks[o.Device]
+		d.requests = append(d.requests, request{Output: *o, completed: never})
 	}
-	if o.Op == vmm.DiskWrite {
-		ref.writes = append(ref.writes, write{*o, 1 << 30})
-	}
-	ref.results = append(ref.results, perform(&ref.image, o))
 }
 
-// complete notes completions, whose data must be what the reference read.
+// complete does what is complete; reads must have returned the same.
 func (ref *reference) complete(record int, inputs []vmm.Input) error {
 	for _, in := range inputs {
 		if in.Kind != vmm.InputDisk {
 			continue
 		}
-		if in.ID >= uint64(len(ref.results)) || !bytes.Equal(ref.results[in.ID], in.Data) {
-			return errors.New("a read returned something else")
+		d := &ref.disks[in.Device]
+		if in.ID >= uint64(len(d.requests)) {
+			return errors.New("a completion of a request that was not made")
 		}
-		for i := range ref.writes {
-			if ref.writes[i].Seq == in.ID {
-				ref.writes[i].completed = record
+		q := &d.requests[in.ID]
+		q.completed, q.failed = record, in.Status == vmm.DiskError
+		if q.Op == vmm.DiskFlush || q.failed && q.Op == vmm.DiskRead {
+			continue
+		}
+		for i := range 2 {
+			s := int(q.Offset/sectorBytes) + i
+			switch {
+			case q.failed: // it may have been done all the same
+				d.doubt[s] = append(d.doubt[s], sector(&q.Output, i))
+				continue
+			case q.Op == vmm.DiskRead && slices.Contains(d.doubt[s], le.Uint64(in.Data[i*sectorBytes:])):
+				d.image[s] = le.Uint64(in.Data[i*sectorBytes:])
 			}
+			d.doubt[s] = nil
+		}
+		if !q.failed && !bytes.Equal(perform(&d.image, &q.Output), in.Data) {
+			return fmt.Errorf("read %d of disk %d returned something else", in.ID, in.Device)
 		}
 	}
 	return nil
+}
+
+// writes are the writes to a disk. failed tells that some may or may not have been done.
+func (ref *reference) writes(device uint32) (writes []request, failed bool) {
+	for _, q := range ref.disks[device].requests {
+		if q.Op == vmm.DiskWrite {
+			writes = append(writes, q)
+			failed = failed || q.failed
+		}
+	}
+	return writes, failed
 }
 
 // checkConsole: what left is what the reference printed, from whatever process it left, and
@@ -221,6 +297,19 @@ func (w *world) checkConsole(actor *proc, ref *reference) {
 	}
 	if actor.finished && !actor.injected && w.high != uint64(len(ref.console)) {
 		w.violate("the guest printed %d bytes and came to its end; %d left", len(ref.console), w.high)
+	}
+}
+
+// checkFrames: as checkConsole.
+func (w *world) checkFrames(actor *proc, ref *reference) {
+	for i, f := range w.frames {
+		if i >= len(ref.frames) || !bytes.Equal(f, ref.frames[i]) {
+			w.violate("frame %d, %x, left and is not in the history", i, f)
+			return
+		}
+	}
+	if actor.finished && !actor.injected && len(w.frames) != len(ref.frames) {
+		w.violate("the guest sent %d frames and came to its end; %d left", len(ref.frames), len(w.frames))
 	}
 }
 
@@ -254,9 +343,9 @@ func (w *world) checkTyped(actor *proc) {
 }
 
 func same(a, b *epoch.Record) bool {
-	return a.Position == b.Position && a.Digest == b.Digest && a.Time == b.Time && a.Length == b.Length && a.Ended == b.Ended &&
+	return a.Position == b.Position && a.Digest == b.Digest && a.Time == b.Time && a.Rate == b.Rate && a.Length == b.Length && a.Ended == b.Ended &&
 		slices.EqualFunc(a.Inputs, b.Inputs, func(x, y vmm.Input) bool {
-			return x.Kind == y.Kind && x.ID == y.ID && bytes.Equal(x.Data, y.Data)
+			return x.Kind == y.Kind && x.Device == y.Device && x.ID == y.ID && x.Status == y.Status && bytes.Equal(x.Data, y.Data)
 		})
 }
 
@@ -280,54 +369,56 @@ func (w *world) checkLogs(actor, other *proc) {
 // That of any other replica has only writes of that machine, in their order within each sector, and all those of which
 // it knew the completion; if its disk does requests in order, it is a state that the
 // reference went through, but for one write that may be half done.
-func (w *world) checkImage(p *proc, ref *reference) {
+func (w *world) checkImage(p *proc, device uint32, ref *reference) {
 	known := len(p.log)
-	if p.finished && !p.injected {
-		if p.disk.image != ref.image {
-			w.violate("the %s's image is not that of the reference", p.name)
+	have := p.disks[device].image
+	writes, failed := ref.writes(device)
+	if p.finished && !p.injected && !failed {
+		if *have != ref.disks[device].image {
+			w.violate("the %s's image %d is not that of the reference", p.name, device)
 		}
 		return
 	}
-	for s := range p.disk.image {
+	for s := range have {
 		var want uint64
-		ok := p.disk.image[s] == 0
-		for i := range ref.writes {
-			o := &ref.writes[i]
+		ok := have[s] == 0
+		for i := range writes {
+			o := &writes[i]
 			if first := int(o.Offset / sectorBytes); s == first || s == first+1 {
 				want = sector(&o.Output, s-first)
-				ok = p.disk.image[s] == want || ok && o.completed >= known
+				ok = have[s] == want || ok && (o.failed || o.completed >= known)
 			}
 		}
 		if !ok {
-			w.violate("sector %d of the %s's image is %#x, which is not in the history or is too old (last %#x)", s, p.name, p.disk.image[s], want)
+			w.violate("sector %d of the %s's image %d is %#x, which is not in the history or is too old (last %#x)", s, p.name, device, have[s], want)
 			return
 		}
 	}
-	if w.plan.fifo && p.moments[momentRepeat] == 0 && !prefix(&p.disk.image, ref.writes, known) {
+	if w.plan.fifo && device != sharedDisk && !failed && !p.sick && p.moments[momentRepeat] == 0 && !prefix(have, writes, known) {
 		w.violate("the %s's image is no state that the reference went through", p.name)
 	}
 }
 
 // prefix tells whether an image is what some first writes leave, all those with a completion in
 // the first `known` records among them.
-func prefix(image *[2 * blocks]uint64, writes []write, known int) bool {
+func prefix(have *image, writes []request, known int) bool {
 	must := 0
 	for i := range writes {
 		if writes[i].completed < known {
 			must = i + 1
 		}
 	}
-	var state [2 * blocks]uint64
+	var state image
 	for i := range writes {
-		if i >= must && state == *image {
+		if i >= must && state == *have {
 			return true
 		}
 		first := writes[i].Offset / sectorBytes
 		state[first] = sector(&writes[i].Output, 0)
-		if i >= must && state == *image {
+		if i >= must && state == *have {
 			return true
 		}
 		state[first+1] = sector(&writes[i].Output, 1)
 	}
-	return state == *image
+	return state == *have
 }

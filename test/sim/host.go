@@ -3,18 +3,22 @@ package sim
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"slices"
 
 	"ftvm/replica"
 	"ftvm/vmm"
 )
 
-// disk is a replica's own image, and the host's queue of requests for it.
+// image is what a disk holds, by sectors.
+type image [blocks * 2]uint64
+
+// disk is a disk as one replica's host sees it: its image, which is shared in some cases, and the host's queue of requests for it.
 type disk struct {
-	image   [blocks * 2]uint64 // sectors
-	pending []*pending         // in the order of submission
-	// stuckUntil is when the disk goes on after a hitch.
-	stuckUntil int64
+	image   *image
+	pending []*pending // in the order of submission
+	// stuckUntil is when the disk goes on after a hitch; sickUntil, when it is well again.
+	stuckUntil, sickUntil int64
 }
 
 // pending is a request that was submitted and is not done yet.
@@ -26,7 +30,7 @@ type pending struct {
 var le = binary.LittleEndian
 
 // perform does a request on an image, and returns what was read.
-func perform(image *[blocks * 2]uint64, o *vmm.Output) []byte {
+func perform(image *image, o *vmm.Output) []byte {
 	first := int(o.Offset / sectorBytes)
 	switch o.Op {
 	case vmm.DiskWrite:
@@ -49,7 +53,7 @@ func sector(o *vmm.Output, i int) uint64 { return le.Uint64(o.Data[i*sectorBytes
 // submit queues a request. Requests of the same block, and everything before a flush, keep
 // their order; others may overtake each other if the plan says so.
 func (p *proc) submit(o vmm.Output) {
-	w, d := p.w, &p.disk
+	w, d := p.w, &p.disks[o.Device]
 	q := &pending{o, max(w.now, d.stuckUntil) + w.around(w.plan.disk)}
 	for _, e := range d.pending {
 		if w.plan.fifo || o.Op == vmm.DiskFlush || e.Op == vmm.DiskFlush || e.Offset == o.Offset {
@@ -60,35 +64,76 @@ func (p *proc) submit(o vmm.Output) {
 	w.at(q.at, p, func() { p.complete(q) })
 }
 
+var errSick = errors.New("input/output error")
+
 // complete does a request and reports it.
 func (p *proc) complete(q *pending) {
-	for i, e := range p.disk.pending {
+	d := &p.disks[q.Device]
+	for i, e := range d.pending {
 		if e == q {
-			p.disk.pending = append(p.disk.pending[:i], p.disk.pending[i+1:]...)
+			d.pending = append(d.pending[:i], d.pending[i+1:]...)
 			break
 		}
 	}
-	data := perform(&p.disk.image, &q.Output)
-	p.w.tell(p, "disk: request %d is done", q.Seq)
+	var data []byte
+	var err error
+	if p.w.now < d.sickUntil {
+		p.sick, err = true, errSick
+	} else {
+		data = perform(d.image, &q.Output)
+	}
+	p.w.tell(p, "disk %d: request %d is done: %v", q.Device, q.Seq, err)
 	p.moment(momentDisk)
 	if !p.gone {
-		p.diskDone(q.Seq, data)
+		p.diskDone(q.Device, q.Seq, data, err)
 	}
 }
 
 // settle decides, when a process dies, what becomes of the requests that it had submitted:
-// some were done and nobody was told, and of a write perhaps the first half.
-func (d *disk) settle(w *world) {
+// some were done and nobody was told, and of a write perhaps the first half. To a shared disk they may still be on their way:
+// whoever acquires it then waits for them.
+func (p *proc) settle(device uint32) {
+	w, d := p.w, &p.disks[device]
 	slices.SortStableFunc(d.pending, func(a, b *pending) int { return cmp.Compare(a.at, b.at) })
 	d.pending = d.pending[:min(len(d.pending), w.rng.IntN(maxFlight+1))]
 	for i, q := range d.pending {
+		do := func() { perform(d.image, &q.Output) }
 		if i == len(d.pending)-1 && q.Op == vmm.DiskWrite && w.chance(50) {
-			d.image[q.Offset/sectorBytes] = sector(&q.Output, 0)
-		} else {
-			perform(&d.image, &q.Output)
+			do = func() { d.image[q.Offset/sectorBytes] = sector(&q.Output, 0) }
 		}
+		if device != sharedDisk {
+			do()
+			continue
+		}
+		w.settled = max(w.now, w.settled) + w.upTo(w.plan.late)
+		w.at(w.settled, nil, do)
 	}
 	d.pending = nil
+}
+
+var errFence = errors.New("the shared disk cannot be had")
+
+// acquire waits until the other process, wherever it was, can do nothing to the shared disk any more; not for ever.
+func (w *world) acquire(p *proc, giveUp int64) {
+	other := w.procs[1-p.id]
+	if !other.gone {
+		w.at(w.now+2*millisecond, p, func() {
+			if w.now > giveUp {
+				p.fail(errFence)
+				return
+			}
+			w.acquire(p, giveUp)
+		})
+		return
+	}
+	t := max(w.now, w.settled)
+	if other.powerCut { // the server has to find out
+		t += w.upTo(w.plan.late)
+	}
+	w.at(t+1, p, func() {
+		w.tell(p, "has the shared disk")
+		p.step((*replica.Core).Acquired)
+	})
 }
 
 // console is where a process prints.

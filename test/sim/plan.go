@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 
 	"ftvm/replica"
+	"ftvm/vmm"
 )
 
 // plan is what a seed says before the world starts. Much else is drawn on the way.
@@ -31,6 +32,8 @@ type plan struct {
 	console      int64
 	arbiterDelay int64
 	skew         int64
+	rate         uint64 // about how fast guest time passes within an epoch
+	late         int64  // how long a shared disk may be unsettled after a process is gone
 
 	faults []fault
 }
@@ -52,11 +55,13 @@ const (
 	momentClaimed                // the claim was answered
 	momentFailover               // within the failover epoch
 	momentRepeat                 // outstanding requests were issued again
+	momentFrame                  // a frame left
+	momentHandover               // just after the backup was asked to go on
 	moments
 )
 
 var momentNames = [moments]string{"time", "position", "boundary", "sent", "submit", "disk", "console",
-	"replay", "executed", "claim", "claimed", "failover", "repeat"}
+	"replay", "executed", "claim", "claimed", "failover", "repeat", "frame", "handover"}
 
 // misery is what a fault does.
 type misery uint8
@@ -70,10 +75,13 @@ const (
 	miseryQuit                   // an operator ends the machine
 	miseryBreak                  // the connection is lost
 	miseryCut                    // no message passes for a while
-	miserySlowDisk               // its disk does nothing for a while
+	miserySlowDisk               // its disks do nothing for a while
+	miserySick                   // its own disk has errors for a while
+	miseryFar                    // the shared disk has errors for a while
+	miseryClock                  // its clock is set
 )
 
-var miseryNames = [...]string{"die", "power cut", "pause", "leave", "fail", "quit", "break", "cut", "slow disk"}
+var miseryNames = [...]string{"die", "power cut", "pause", "leave", "fail", "quit", "break", "cut", "slow disk", "sick disk", "sick shared disk", "clock"}
 
 // fault is one thing that goes wrong.
 type fault struct {
@@ -128,6 +136,8 @@ func newPlan(rng *rand.Rand) plan {
 		console:      scale(rng, 10*microsecond, 4*millisecond),
 		arbiterDelay: millisecond,
 		skew:         scale(rng, 1, 20*millisecond),
+		late:         scale(rng, 20*millisecond, 500*millisecond),
+		rate:         uint64(scale(rng, microsecond, millisecond)) * vmm.RateUnit,
 	}
 	p.step[0] = scale(rng, 20*microsecond, 400*microsecond)
 	p.step[1] = p.step[0] * pick[int64](rng, 1, 1, 4, 16, 64)
@@ -137,7 +147,9 @@ func newPlan(rng *rand.Rand) plan {
 		crash:   rng.IntN(8) == 0,
 		opsEach: uint32(scale(rng, 4, 40)),
 		sleep:   uint64(scale(rng, 10*microsecond, 30*millisecond)),
+		shared:  rng.IntN(3) == 0,
 	}
+	p.core.Shared = p.guest.shared
 	// Half of all guests do a bit of everything, the others have a few habits.
 	kinds := int(opKinds)
 	if rng.IntN(2) == 0 {
@@ -182,7 +194,7 @@ func (p *plan) anything(rng *rand.Rand) {
 	}
 	for range rng.IntN(4) {
 		what := pick(rng, miseryDie, miseryDie, miseryDie, miseryPower, miseryPause, miseryPause,
-			miseryLeave, miseryFail, miseryBreak, miseryBreak, miseryCut, miseryCut, miserySlowDisk)
+			miseryLeave, miseryFail, miseryBreak, miseryBreak, miseryCut, miseryCut, miserySlowDisk, miserySick, miserySick, miseryFar, miseryClock)
 		if rng.IntN(16) == 0 {
 			what = miseryQuit
 		}
@@ -205,7 +217,14 @@ func (p *plan) promised(rng *rand.Rand) {
 		p.faults = append(p.faults, fault{at: at, what: short, proc: rng.IntN(2), long: scale(rng, millisecond, 30*millisecond)})
 	}
 	if rng.IntN(4) > 0 {
-		p.fault(rng, pick(rng, miseryDie, miseryDie, miseryPower, miseryLeave, miseryFail), 0)
+		p.fault(rng, pick(rng, miseryDie, miseryDie, miseryPower, miseryLeave, miseryFail, miserySick), scale(rng, millisecond, 100*millisecond))
+	}
+	if rng.IntN(8) == 0 {
+		p.fault(rng, miserySick, 100*millisecond)
+		p.faults = append(p.faults, fault{when: momentHandover, count: 1, what: miseryBreak})
+	}
+	for range rng.IntN(3) {
+		p.fault(rng, pick(rng, miseryFar, miseryClock), scale(rng, millisecond, 100*millisecond))
 	}
 	if rng.IntN(16) == 0 {
 		p.fault(rng, miseryQuit, 0)
@@ -259,7 +278,15 @@ func (w *world) strike(f fault) {
 	case miseryCut:
 		w.cutUntil = max(w.cutUntil, w.now+f.long)
 	case miserySlowDisk:
-		p.disk.stuckUntil = w.now + f.long
+		for i := range p.disks {
+			p.disks[i].stuckUntil = w.now + f.long
+		}
+	case miserySick:
+		p.disks[0].sickUntil = w.now + f.long
+	case miseryFar:
+		p.disks[sharedDisk].sickUntil = w.now + f.long
+	case miseryClock:
+		p.skew += f.long * int64(1-2*w.rng.IntN(2))
 	}
 }
 
@@ -284,7 +311,22 @@ func newWorld(seed uint64, trace func(format string, args ...any)) *world {
 	}
 	w.connect(0, func(t int64, install func()) { w.at(t, w.procs[1], install) })
 	w.at(w.upTo(20*millisecond), nil, w.typeLine)
+	w.at(w.upTo(20*millisecond), nil, w.bringFrames)
 	return w
+}
+
+// bringFrames lets frames arrive at one of the hosts, and again later.
+func (w *world) bringFrames() {
+	if w.now > lastFault {
+		return
+	}
+	p := w.procs[w.rng.IntN(2)]
+	frames := make([][]byte, 1+w.rng.IntN(2*maxArrived))
+	for i := range frames {
+		frames[i] = le.AppendUint64(nil, w.rng.Uint64())
+	}
+	w.at(w.now, p, func() { p.arrive(frames) })
+	w.at(w.now+w.around(5*millisecond), nil, w.bringFrames)
 }
 
 // typeLine lets somebody type at one of the consoles, and again later.

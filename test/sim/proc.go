@@ -22,20 +22,24 @@ type proc struct {
 	// As the fields of pair.Node.
 	link   *link
 	conn   uint64
-	local  []result // by request
+	local  [disks][]result // by request
+	frames [][]byte        // what arrived and the guest did not take yet
 	wanted bool
 	outs   []vmm.Output
+	clock  replica.Clock
+	speed  replica.Pace
 	began  vmm.Position
 	opened int64
 	due    int64
 
 	// The goroutine that runs the machine.
 	task  replica.Task
-	busy  bool // it is in work, or computes until an event says that it is done
-	idle  bool // it is in Node.idle
-	ended bool // the epoch of task ran to its end; for a replay: digests were compared
+	busy  bool  // it is in work, or computes until an event says that it is done
+	idle  bool  // it is in Node.idle
+	ended bool  // the epoch of task ran to its end; for a replay: digests were compared
+	wake  int64 // when the guest's timer ends idle
 
-	disk         disk
+	disks        [disks]disk
 	console      console
 	dials, heard int // attempts to connect, and of how many the outcome is known
 
@@ -51,10 +55,14 @@ type proc struct {
 	parted   bool        // its failover epoch began
 	told     bool        // that an operator ended the machine
 	injected bool        // a fault or an operator ended it
+	sick     bool        // its disk had an error
 	powerCut bool        // nobody answers for it any more
 	finished bool        // its guest came to its end
 	moments  [moments]int
-	made     []made // console bytes that the machine made
+	made     []made         // console bytes that the machine made
+	framed   []epoch.Number // for each frame that the machine made, in which epoch
+	shared   []epoch.Number // for each request to the shared disk
+	known    uint64         // frames that it was told have left
 }
 
 // made says in which epoch a piece of console output was made.
@@ -75,11 +83,13 @@ type result struct {
 	done  bool
 	stale bool // it was issued again: what comes first does not count
 	data  []byte
+	err   error
 }
 
 func (w *world) newProc(id int) *proc {
 	p := &proc{w: w, id: id, name: [2]string{"primary", "backup"}[id], m: newToy(&w.plan.guest), skew: w.upTo(w.plan.skew)}
 	p.x = epoch.NewExecutor(p.m, w.plan.memoryEvery)
+	p.disks[0].image, p.disks[sharedDisk].image = new(image), &w.shared
 	if id == 0 {
 		p.core = replica.NewPrimary(w.plan.core, false)
 	} else {
@@ -129,12 +139,17 @@ func (p *proc) perform(a replica.Action) {
 			w.tell(p, "sends %T%+v", a.Message, a.Message)
 		}
 		w.send(p.link, 1-p.id, a.Message)
-		if _, ok := a.Message.(replica.RecordMessage); ok {
+		switch a.Message.(type) {
+		case replica.RecordMessage:
 			p.moment(momentSent)
+		case replica.Handover:
+			p.moment(momentHandover)
 		}
 	case replica.ActRelease:
 		for _, o := range a.Outputs {
-			p.release(o)
+			if p.release(o); p.gone {
+				return
+			}
 		}
 	case replica.ActRepeat:
 		for _, o := range a.Outputs {
@@ -143,6 +158,10 @@ func (p *proc) perform(a replica.Action) {
 		p.moment(momentRepeat)
 	case replica.ActDial:
 		w.dial(p)
+	case replica.ActAcquire:
+		w.tell(p, "wants the shared disk")
+		w.acquire(p, w.now+5*second)
+		p.moment(momentClaim)
 	case replica.ActClaim:
 		w.tell(p, "asks whether it may go on alone")
 		w.claim(p)
@@ -157,9 +176,13 @@ func (p *proc) perform(a replica.Action) {
 // release is Node.release.
 func (p *proc) release(o vmm.Output) {
 	p.checkRelease(&o)
-	if o.Kind == vmm.OutputDisk {
+	switch o.Kind {
+	case vmm.OutputDisk:
 		p.request(o)
-	} else {
+	case vmm.OutputFrame:
+		p.w.sendFrame(p, o.Seq, o.Data)
+		p.moment(momentFrame)
+	default:
 		p.print(o)
 	}
 }
@@ -167,19 +190,26 @@ func (p *proc) release(o vmm.Output) {
 // request is the disk's part of Node.release.
 func (p *proc) request(o vmm.Output) {
 	if !p.live() {
-		p.result(o.Seq).kept = true
+		p.result(o.Device, o.Seq).kept = true
 	}
 	p.issue(o)
 }
 
 // repeat is Node.repeat.
 func (p *proc) repeat(o vmm.Output) {
-	p.w.tell(p, "repeats request %d", o.Seq)
-	r := p.result(o.Seq)
-	if r.kept && !r.done {
+	p.w.tell(p, "repeats request %d of disk %d", o.Seq, o.Device)
+	r := p.result(o.Device, o.Seq)
+	kept, done := r.kept, r.done
+	r.kept, r.done = false, false
+	switch {
+	case kept && o.Op == vmm.DiskFlush:
+		if done {
+			p.finish(p.core, o.Device, o.Seq, nil, r.err)
+		}
+		return
+	case kept && !done:
 		r.stale = true
 	}
-	r.kept, r.done = false, false
 	p.issue(o)
 }
 
@@ -188,37 +218,53 @@ func (p *proc) live() bool {
 	return r == replica.Primary || r == replica.Ending
 }
 
-func (p *proc) result(id uint64) *result {
-	for uint64(len(p.local)) <= id {
-		p.local = append(p.local, result{})
+func (p *proc) result(device uint32, id uint64) *result {
+	of := &p.local[device]
+	for uint64(len(*of)) <= id {
+		*of = append(*of, result{})
 	}
-	return &p.local[id]
+	return &(*of)[id]
 }
 
 func (p *proc) issue(o vmm.Output) {
-	p.w.tell(p, "disk: request %d, op %d, offset %d", o.Seq, o.Op, o.Offset)
+	p.w.tell(p, "disk %d: request %d, op %d, offset %d", o.Device, o.Seq, o.Op, o.Offset)
 	p.submit(o)
 	p.moment(momentSubmit)
 }
 
 // diskDone is Node.DiskDone.
-func (p *proc) diskDone(id uint64, data []byte) {
+func (p *proc) diskDone(device uint32, id uint64, data []byte, err error) {
 	p.step(func(c *replica.Core) {
-		switch r := p.result(id); {
+		switch r := p.result(device, id); {
 		case r.stale:
 			r.stale = false
 		case r.kept:
-			r.done, r.data = true, data
+			r.done, r.data, r.err = true, data, err
 		default:
-			c.Input(vmm.Input{Kind: vmm.InputDisk, ID: id, Data: data})
+			p.finish(c, device, id, data, err)
 		}
 	})
+}
+
+// finish is Node.complete.
+func (p *proc) finish(c *replica.Core, device uint32, id uint64, data []byte, err error) {
+	in := vmm.Input{Kind: vmm.InputDisk, Device: device, ID: id, Data: data, Local: device != sharedDisk}
+	if err != nil {
+		in.Status = vmm.DiskError
+	}
+	c.Input(in)
+	if err != nil && in.Local && !c.Alone() && c.Role() == replica.Primary {
+		c.Trouble(err)
+	}
 }
 
 // receive is a round of Node.read.
 func (p *proc) receive(l *link, m replica.Message) {
 	if g, ok := m.(replica.Goodbye); ok && g.Cause == replica.CauseQuit && l == p.link && p.core.Role() == replica.Backup {
 		p.told = true
+	}
+	if l == p.link {
+		p.hear(m)
 	}
 	p.step(func(c *replica.Core) { c.Receive(l.conn[p.id], m) })
 }
@@ -241,7 +287,21 @@ func (p *proc) claimed(won bool) {
 
 func (p *proc) fail(err error) { p.step(func(c *replica.Core) { c.Fail(err) }) }
 
-func (p *proc) host() vmm.Time { return vmm.Time(second + p.w.now + p.skew) }
+// host is the host's wall clock.
+func (p *proc) host() vmm.Time { return vmm.Time(100*second + p.w.now + p.skew) }
+
+func (p *proc) guestTime() vmm.Time { return p.clock.Read(p.host(), uint64(p.w.now), p.m.Time()) }
+
+// opening is Node.opening, for a guest that is now faster and now slower than anybody thought.
+func (p *proc) opening(b epoch.Boundary) replica.Opening {
+	plan := &p.w.plan
+	now, length := p.guestTime(), plan.epochLength
+	if now < p.host() {
+		p.w.violate("guest time %d is behind the host's, %d", now, p.host())
+	}
+	rate := vmm.Rate(plan.rate/2 + p.w.rng.Uint64N(plan.rate))
+	return replica.Opening{Time: now, Rate: p.speed.Rate(length, uint64(plan.epochTime), uint64(max(b.Time, now)-now), rate), Length: length}
+}
 
 // work is Node.loop, until it must wait, or compute for a while.
 func (p *proc) work() {
@@ -313,16 +373,18 @@ func (p *proc) runEpoch() (wait bool, err error) {
 		case p.moment(momentPosition):
 			return true, nil
 		case reason == vmm.StopHalted && w.now-p.opened < w.plan.idleCut:
-			p.idle = true
+			p.idle, p.wake = true, limit
 			if t, ok := p.m.Deadline(); ok {
-				w.at(max(w.now, w.now+int64(t)-int64(p.host())), p, p.work)
+				p.guestTime()
+				p.wake = w.now + int64(p.clock.Wait(t))
+				w.at(p.wake, p, p.work)
 			}
 		case reason == vmm.StopPaused && !p.wanted && !due() && !early:
 			return false, nil // go on
 		}
 	}
 	if p.idle {
-		if t, ok := p.m.Deadline(); !p.wanted && !(ok && t <= p.host()) {
+		if !p.wanted && w.now < p.wake && !(len(p.frames) > 0 && p.m.FrameRoom(0, p.frames) > 0) {
 			return true, nil
 		}
 		p.idle = false
@@ -356,7 +418,14 @@ func (p *proc) boundary() error {
 			entropy := le.AppendUint64(nil, p.w.rng.Uint64())
 			c.Input(vmm.Input{Kind: vmm.InputEntropy, Data: entropy[:min(want, len(entropy))]})
 		}
-		r = c.Boundary(b, p.host(), p.w.plan.epochLength)
+		if c.Role() != replica.Failover {
+			room := p.m.FrameRoom(0, p.frames)
+			for _, f := range p.frames[:room] {
+				c.Input(vmm.Input{Kind: vmm.InputFrame, Data: f})
+			}
+			p.frames = p.frames[room:]
+		}
+		r = c.Boundary(b, p.opening(b))
 	})
 	p.checkLag(r.Epoch)
 	p.log = append(p.log, r) // even if it died since: the record may be on its way
@@ -377,7 +446,7 @@ func (p *proc) open(r epoch.Record) error {
 	p.began, p.opened = p.m.Position(), p.w.now
 	p.due = p.opened + p.w.plan.epochTime
 	if t, ok := p.m.Deadline(); ok {
-		p.due = min(p.due, p.w.now+int64(t)-int64(p.host()))
+		p.due = min(p.due, p.w.now+int64(t)-int64(p.m.Time()))
 	}
 	return nil
 }
@@ -415,12 +484,14 @@ func (p *proc) replay() (wait bool, err error) {
 // resolve is Node.resolve.
 func (p *proc) resolve(inputs []vmm.Input) (out []vmm.Input, wait bool, err error) {
 	for _, in := range inputs {
-		if in.Kind == vmm.InputDisk {
-			switch r := p.result(in.ID); {
+		if in.Kind == vmm.InputDisk && in.Local {
+			switch r := p.result(in.Device, in.ID); {
 			case !r.kept:
 				return nil, false, fmt.Errorf("%w: a completion of request %d, which the guest did not make", replica.ErrPeer, in.ID)
 			case !r.done:
 				return nil, true, nil
+			case r.err != nil && in.Status == vmm.DiskOK:
+				return nil, false, r.err
 			default:
 				in.Data = r.data
 			}
@@ -444,10 +515,16 @@ func (p *proc) exit() {
 	p.w.tell(p, "exits: %v", err)
 	_, ended := p.m.End()
 	p.finished = ended && err == nil && !p.w.quit
-	for _, q := range p.disk.pending {
-		perform(&p.disk.image, &q.Output)
+	for i := range p.disks {
+		d := &p.disks[i]
+		for _, q := range d.pending {
+			perform(d.image, &q.Output)
+		}
+		d.pending = nil
 	}
-	p.disk.pending = nil
+	if p.link != nil { // it closes its disks when its last word was heard
+		p.w.settled = max(p.w.settled, p.link.newest[1-p.id]+1)
+	}
 	p.checkExit(ended, err)
 	for _, o := range p.console.queue {
 		p.w.leave(p, o.Seq, o.Data)
@@ -492,6 +569,16 @@ func (p *proc) typeIn(line []byte) {
 	p.step(func(c *replica.Core) { c.Input(vmm.Input{Kind: vmm.InputConsole, Data: line}) })
 }
 
+// arrive brings frames, as Node.Frames. While what came before waits, the tap is full.
+func (p *proc) arrive(frames [][]byte) {
+	if r := p.core.Role(); r == replica.Backup || r == replica.Failover || len(p.frames) > 0 {
+		return
+	}
+	p.frames = frames
+	p.wanted = true
+	p.work()
+}
+
 // die ends the process from one instruction to the next; with its host, if powerCut.
 func (p *proc) die(powerCut bool) {
 	if p.gone {
@@ -500,7 +587,9 @@ func (p *proc) die(powerCut bool) {
 	w := p.w
 	w.tell(p, "DIES (power cut: %v)", powerCut)
 	p.gone, p.injected, p.powerCut = true, true, powerCut
-	p.disk.settle(w)
+	for i := range p.disks {
+		p.settle(uint32(i))
+	}
 	p.settleConsole()
 	lost := w.now + w.upTo(2*w.plan.network)
 	if !powerCut {

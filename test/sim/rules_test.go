@@ -12,7 +12,7 @@ import (
 // violation of each, with its eyes outside of the system alone, or it would not find an implementation
 // that forgot the rule.
 func TestRulesAreNeeded(t *testing.T) {
-	const enough = 1000
+	const enough = 5000
 	rules := []struct {
 		name string
 		rule replica.Rule
@@ -20,7 +20,8 @@ func TestRulesAreNeeded(t *testing.T) {
 		{"none", 0},
 		{"P1", replica.RuleP1}, {"P2", replica.RuleP2}, {"P3", replica.RuleP3}, {"P4", replica.RuleP4},
 		{"P5", replica.RuleP5}, {"P6", replica.RuleP6}, {"failover", replica.RuleFailover}, {"P7", replica.RuleP7},
-		{"output", replica.RuleOutput},
+		{"output", replica.RuleOutput}, {"left", replica.RuleLeft}, {"shared", replica.RuleShared}, {"fence", replica.RuleFence},
+		{"time", replica.RuleTime}, {"handover", replica.RuleHandover},
 	}
 	defer func() { replica.Broken = 0 }()
 	for _, r := range rules {

@@ -22,6 +22,8 @@ type outcome struct {
 	takeovers  uint64 // backups that took over
 	alone      uint64 // primaries that went on alone
 	repeated   uint64 // console bytes that left twice, because nobody knew that they had left
+	frames     uint64 // frames that left
+	again      uint64 // of those, so often again
 	violations []string
 }
 
@@ -31,6 +33,8 @@ func (o *outcome) add(p outcome) {
 	o.takeovers += p.takeovers
 	o.alone += p.alone
 	o.repeated += p.repeated
+	o.frames += p.frames
+	o.again += p.again
 }
 
 // runSeed runs the world of a seed to its end.
@@ -44,7 +48,7 @@ func runSeed(seed uint64, outside bool, trace func(format string, args ...any)) 
 			}
 			w.violate("panic: %v", p)
 		}
-		o = outcome{1, uint64(w.events), count(w.procs[1].alone), count(w.procs[0].alone), w.repeated, w.violations}
+		o = outcome{1, uint64(w.events), count(w.procs[1].alone), count(w.procs[0].alone), w.repeated, uint64(len(w.frames)), w.again, w.violations}
 	}()
 	w.run()
 	if len(w.violations) == 0 {
@@ -115,8 +119,8 @@ func TestSeeds(t *testing.T) {
 	if len(sum.violations) > 0 {
 		t.Fatalf("seed %d: %v\nto see what happened: go test ./test/sim -run TestSeeds -seed=%d -seeds=1 -v", bad, sum.violations, bad)
 	}
-	t.Logf("%d seeds without a violation, %.0f a second: %d events, %d takeovers, %d primaries that went on alone, %d console bytes repeated",
-		sum.seeds, float64(sum.seeds)/time.Since(start).Seconds(), sum.events, sum.takeovers, sum.alone, sum.repeated)
+	t.Logf("%d seeds without a violation, %.0f a second: %d events, %d takeovers, %d primaries that went on alone, %d console bytes repeated, %d frames sent, %d again",
+		sum.seeds, float64(sum.seeds)/time.Since(start).Seconds(), sum.events, sum.takeovers, sum.alone, sum.repeated, sum.frames, sum.again)
 }
 
 // TestSameSeedSameRun: a seed says everything.

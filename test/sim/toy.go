@@ -13,8 +13,9 @@ const (
 	blockBytes  = 2 * sectorBytes // two sectors, so that a write can be half done
 	maxFlight   = 4
 	maxTyped    = 32
+	maxArrived  = 3
 	poolBytes   = 16
-	toyTickNs   = 1000
+	disks       = 2 // the replica's own, and one that is shared in some worlds
 )
 
 // mix is the finalizer of SplitMix64.
@@ -24,6 +25,9 @@ func mix(x uint64) uint64 {
 	x = (x ^ x>>27) * 0x94d049bb133111eb
 	return x ^ x>>31
 }
+
+// sharedDisk is the number of the disk that all hosts reach.
+const sharedDisk = 1
 
 // op is what the toy guest does in one position.
 type op uint8
@@ -38,7 +42,9 @@ const (
 	opSleep // halt until a time
 	opTime
 	opEntropy
-	opInput // take what was typed, or halt until somebody types, for some time
+	opInput  // take what was typed, or halt until somebody types, for some time
+	opSend   // send a frame
+	opAnswer // answer a frame, or halt until one comes, for some time
 	opKinds
 )
 
@@ -50,6 +56,7 @@ type guest struct {
 	opsEach uint32 // operations of a transaction
 	menu    [32]op // an operation is drawn from here
 	sleep   uint64 // longest sleep, ns
+	shared  bool   // it has a shared disk
 }
 
 // toy is a deterministic machine that is driven by a hash of all it has seen: whatever is
@@ -60,6 +67,7 @@ type toy struct {
 
 	pos, basePos vmm.Position
 	base         vmm.Time
+	rate         vmm.Rate
 	acc          uint64    // hash of all that it has seen
 	ram          [4]uint64 // only digests of memory see it
 	ops, txn     uint32
@@ -69,8 +77,11 @@ type toy struct {
 	typedLen     int
 	pool         [poolBytes]byte
 	poolLen      int
+	arrived      [maxArrived]uint64 // hashes of frames
+	arrivedLen   int
 	printed      uint64
-	requests     uint64
+	sent         uint64
+	requests     [disks]uint64
 	flight       [maxFlight]toyRequest
 	flightLen    int
 	end          vmm.End
@@ -80,20 +91,28 @@ type toy struct {
 }
 
 type toyRequest struct {
-	id    uint64
-	op    vmm.DiskOp
-	block uint64
+	device uint32
+	id     uint64
+	op     vmm.DiskOp
+	block  uint64
 }
 
 func newToy(g *guest) *toy { return &toy{guest: g, acc: g.salt} }
 
 func (m *toy) Position() vmm.Position { return m.pos }
-func (m *toy) Time() vmm.Time         { return m.base + vmm.Time(m.pos-m.basePos)*toyTickNs }
-func (m *toy) End() (vmm.End, bool)   { return m.end, m.ended }
+func (m *toy) Time() vmm.Time {
+	return m.base + vmm.Time(uint64(m.pos-m.basePos)*uint64(m.rate)/vmm.RateUnit)
+}
+func (m *toy) End() (vmm.End, bool) { return m.end, m.ended }
 
 // Deadline is the time at which the guest wakes by itself.
 func (m *toy) Deadline() (vmm.Time, bool) {
-	return m.alarm, m.waits == opSleep || m.waits == opInput
+	return m.alarm, m.waits == opSleep || m.waits == opInput || m.waits == opAnswer
+}
+
+// FrameRoom is as in vmm.Machine.
+func (m *toy) FrameRoom(_ uint32, frames [][]byte) int {
+	return min(len(frames), maxArrived-m.arrivedLen)
 }
 
 // EntropyWanted is as in vmm.Machine.
@@ -139,6 +158,8 @@ func (m *toy) halted() bool {
 		awake = m.Time() >= m.alarm
 	case opInput:
 		awake = m.typedLen > 0 || m.Time() >= m.alarm
+	case opAnswer:
+		awake = m.arrivedLen > 0 || m.Time() >= m.alarm
 	}
 	if awake {
 		m.waits = opCompute
@@ -164,19 +185,19 @@ func (m *toy) step() {
 		}
 		m.print(p)
 	case opWrite:
-		if b := r % blocks; m.free(b, vmm.DiskRead) {
+		if d, b := m.disk(r), r%blocks; m.free(d, b, vmm.DiskRead) {
 			data := make([]byte, blockBytes)
 			le.PutUint64(data, mix(m.acc^1))
 			le.PutUint64(data[sectorBytes:], mix(m.acc^2))
-			m.request(vmm.Output{Op: vmm.DiskWrite, Offset: b * blockBytes, Length: blockBytes, Data: data})
+			m.request(vmm.Output{Device: d, Op: vmm.DiskWrite, Offset: b * blockBytes, Length: blockBytes, Data: data})
 		}
 	case opRead:
-		if b := r % blocks; m.free(b, vmm.DiskWrite) {
-			m.request(vmm.Output{Op: vmm.DiskRead, Offset: b * blockBytes, Length: blockBytes})
+		if d, b := m.disk(r), r%blocks; m.free(d, b, vmm.DiskWrite) {
+			m.request(vmm.Output{Device: d, Op: vmm.DiskRead, Offset: b * blockBytes, Length: blockBytes})
 		}
 	case opFlush:
 		if m.flightLen < maxFlight {
-			m.request(vmm.Output{Op: vmm.DiskFlush})
+			m.request(vmm.Output{Device: m.disk(r), Op: vmm.DiskFlush})
 		}
 	case opAwait:
 		m.waits = opAwait
@@ -196,7 +217,29 @@ func (m *toy) step() {
 		} else {
 			m.waits, m.alarm = opInput, m.Time()+vmm.Time(r%m.guest.sleep)
 		}
+	case opSend:
+		m.send(m.acc)
+	case opAnswer:
+		if m.arrivedLen > 0 {
+			m.arrivedLen--
+			m.send(m.arrived[m.arrivedLen] ^ m.acc)
+		} else {
+			m.waits, m.alarm = opAnswer, m.Time()+vmm.Time(r%m.guest.sleep)
+		}
 	}
+}
+
+// disk draws a disk.
+func (m *toy) disk(r uint64) uint32 {
+	if m.guest.shared {
+		return uint32(r / blocks % disks)
+	}
+	return 0
+}
+
+func (m *toy) send(x uint64) {
+	m.outs = append(m.outs, vmm.Output{Kind: vmm.OutputFrame, Seq: m.sent, Data: le.AppendUint64(nil, mix(x))})
+	m.sent++
 }
 
 // transaction ends one, once all of it is on the disk.
@@ -225,9 +268,9 @@ func (m *toy) print(p []byte) {
 
 // free reports whether a request for a block can be made now. A read and a write of the same
 // block are never in flight together: what the read returns would be open.
-func (m *toy) free(block uint64, other vmm.DiskOp) bool {
+func (m *toy) free(device uint32, block uint64, other vmm.DiskOp) bool {
 	for _, r := range m.flight[:m.flightLen] {
-		if r.op == other && r.block == block {
+		if r.op == other && r.device == device && r.block == block {
 			return false
 		}
 	}
@@ -235,20 +278,20 @@ func (m *toy) free(block uint64, other vmm.DiskOp) bool {
 }
 
 func (m *toy) request(o vmm.Output) {
-	o.Kind, o.Seq = vmm.OutputDisk, m.requests
-	m.flight[m.flightLen] = toyRequest{o.Seq, o.Op, o.Offset / blockBytes}
+	o.Kind, o.Seq, o.Shared = vmm.OutputDisk, m.requests[o.Device], o.Device == sharedDisk
+	m.flight[m.flightLen] = toyRequest{o.Device, o.Seq, o.Op, o.Offset / blockBytes}
 	m.flightLen++
-	m.requests++
+	m.requests[o.Device]++
 	m.outs = append(m.outs, o)
 }
 
 // Apply is as in vmm.Machine.
-func (m *toy) Apply(t vmm.Time, inputs []vmm.Input) error {
+func (m *toy) Apply(t vmm.Time, rate vmm.Rate, inputs []vmm.Input) error {
 	if now := m.Time(); t < now {
 		return fmt.Errorf("toy: time would go back from %d to %d", now, t)
 	}
-	m.base, m.basePos = t, m.pos
-	m.acc = mix(m.acc ^ uint64(t)) // the guest looks at the clock in every epoch
+	m.base, m.basePos, m.rate = t, m.pos, rate
+	m.acc = mix(m.acc ^ uint64(t) ^ uint64(rate)<<32) // the guest looks at the clock in every epoch
 	for i := range inputs {
 		if err := m.deliver(&inputs[i]); err != nil {
 			return fmt.Errorf("toy: input %d: %w", i, err)
@@ -259,7 +302,7 @@ func (m *toy) Apply(t vmm.Time, inputs []vmm.Input) error {
 
 // deliver takes an input as an interrupt handler would: at once, whatever the guest does.
 func (m *toy) deliver(in *vmm.Input) error {
-	m.acc = mix(m.acc ^ uint64(in.Kind) ^ in.ID<<8)
+	m.acc = mix(m.acc ^ uint64(in.Kind) ^ uint64(in.Status)<<4 ^ in.ID<<8)
 	for _, b := range in.Data {
 		m.acc = m.acc*31 + uint64(b)
 	}
@@ -268,10 +311,15 @@ func (m *toy) deliver(in *vmm.Input) error {
 		m.typedLen += copy(m.typed[m.typedLen:], in.Data)
 	case vmm.InputEntropy:
 		m.poolLen += copy(m.pool[m.poolLen:], in.Data)
+	case vmm.InputFrame:
+		if m.arrivedLen < maxArrived {
+			m.arrived[m.arrivedLen] = m.acc
+			m.arrivedLen++
+		}
 	case vmm.InputDisk:
 		for i, r := range m.flight[:m.flightLen] {
-			if r.id == in.ID {
-				if r.op == vmm.DiskRead && len(in.Data) != blockBytes {
+			if r.device == in.Device && r.id == in.ID {
+				if r.op == vmm.DiskRead && in.Status == vmm.DiskOK && len(in.Data) != blockBytes {
 					return fmt.Errorf("a read returned %d bytes", len(in.Data))
 				}
 				copy(m.flight[i:], m.flight[i+1:m.flightLen])
@@ -288,11 +336,12 @@ func (m *toy) deliver(in *vmm.Input) error {
 func (m *toy) Digest(memory bool) (uint64, error) {
 	h := m.acc
 	for _, v := range [...]uint64{uint64(m.pos), uint64(m.base), uint64(m.basePos), uint64(m.ops), uint64(m.txn), uint64(m.waits),
-		uint64(m.alarm), uint64(m.typedLen), uint64(m.poolLen), m.printed, m.requests, uint64(m.flightLen), uint64(m.end.Kind)} {
+		uint64(m.alarm), uint64(m.typedLen), uint64(m.poolLen), m.printed, m.requests[0], m.requests[1], m.sent, uint64(m.arrivedLen), uint64(m.rate),
+		uint64(m.flightLen), uint64(m.end.Kind)} {
 		h = mix(h ^ v)
 	}
 	for _, r := range m.flight[:m.flightLen] {
-		h = mix(h ^ r.id)
+		h = mix(h ^ r.id ^ uint64(r.device)<<32)
 	}
 	if memory {
 		for _, v := range m.ram {

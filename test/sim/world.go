@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -41,11 +42,16 @@ type world struct {
 	cutUntil int64 // no message passes before
 	arbiter  *proc // who won the test-and-set
 
-	left     []chunk // console output, in the order in which it left
-	high     uint64  // bytes of console output that have left
-	repeated uint64  // of those, left more than once
-	typed    uint64  // lines that were typed so far
-	quit     bool    // an operator ended the machine
+	shared  image // the shared disk
+	settled int64 // when the last request of a process that is gone reaches it
+
+	frames   [][]byte // what left, each for the first time
+	left     []chunk  // console output, in the order in which it left
+	high     uint64   // bytes of console output that have left
+	repeated uint64   // of those, left more than once
+	again    uint64   // frames that left more than once
+	typed    uint64   // lines that were typed so far
+	quit     bool     // an operator ended the machine
 
 	outside bool // check only what can be seen from the outside
 
@@ -300,6 +306,22 @@ func (w *world) claim(p *proc) {
 		won := w.arbiter == p
 		w.at(w.now+w.around(w.plan.arbiterDelay), p, func() { p.claimed(won) })
 	})
+}
+
+// sendFrame notes a frame that leaves, from process p.
+func (w *world) sendFrame(p *proc, seq uint64, data []byte) {
+	w.tell(p, "frame %d: %x", seq, data)
+	switch sent := uint64(len(w.frames)); {
+	case seq > sent:
+		w.violate("frames %d to %d are missing: %s sends %d", sent, seq-1, p.name, seq)
+	case seq == sent:
+		w.frames = append(w.frames, data)
+	default:
+		w.again++
+		if !bytes.Equal(w.frames[seq], data) {
+			w.violate("frame %d left as %x, and leaves from the %s as %x", seq, w.frames[seq], p.name, data)
+		}
+	}
 }
 
 // leave notes console output that leaves, from process p.
