@@ -160,6 +160,7 @@ type board struct {
 	now      vmm.Time
 	alarm    vmm.Time // 0 is none
 	pending  bool
+	another  bool // interrupt is pending behind that one
 	register uint8
 	typed    []byte
 	ended    bool
@@ -186,7 +187,7 @@ func (b *board) Deadline() (vmm.Time, bool) { return b.alarm, b.alarm != 0 }
 func (b *board) Interrupt() bool            { return b.pending }
 
 func (b *board) Acknowledge() vmm.Vector {
-	b.pending = false
+	b.pending, b.another = b.another, false
 	return 32
 }
 

@@ -104,8 +104,8 @@ func (m *Machine) Run(until Position, pause func() bool) (StopReason, error) {
 	}
 }
 
-// interrupt delivers what the interrupt controller asks for, if the CPU takes it, and
-// otherwise reports that an interrupt window is wanted.
+// interrupt delivers what the interrupt controller asks for, if the CPU takes it, and reports whether an
+// interrupt window is wanted: because the CPU did not, or because the controller asks for the next one.
 func (m *Machine) interrupt() (window bool, err error) {
 	pending := m.platform.Interrupt()
 	if !pending && !m.halted {
@@ -117,7 +117,8 @@ func (m *Machine) interrupt() (window bool, err error) {
 	}
 	if pending && open {
 		m.halted = false
-		return false, m.engine.Interrupt(m.platform.Acknowledge())
+		err := m.engine.Interrupt(m.platform.Acknowledge())
+		return m.platform.Interrupt(), err
 	}
 	if m.halted && !open {
 		return false, m.finish(EndDeadHalt, "")

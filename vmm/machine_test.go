@@ -268,6 +268,17 @@ func TestWindow(t *testing.T) {
 	}
 }
 
+// TestWindowAfterInterrupt: a controller may ask for the CPU again as soon as it was acknowledged (the 8259 with automatic end of
+// interrupt does). The second interrupt comes where the CPU lets it in, whether or not somebody stops there.
+func TestWindowAfterInterrupt(t *testing.T) {
+	r := newRig(exact, instruction{op: sti}, instruction{op: nop}, instruction{op: sti}, instruction{op: nop}, instruction{op: nop})
+	r.board.pending, r.board.another = true, true
+	r.run(t, 5, nil, vmm.StopPosition)
+	if want := []string{"interrupt 32 at 1", "interrupt 32 at 3"}; !slices.Equal(r.log, want) {
+		t.Errorf("got %q, want %q", r.log, want)
+	}
+}
+
 func TestHalt(t *testing.T) {
 	r := newRig(exits, instruction{op: sti}, instruction{op: hlt}, instruction{out, 1}, instruction{off, 0})
 	r.run(t, forever, nil, vmm.StopHalted)
