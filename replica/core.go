@@ -17,6 +17,10 @@ type Config struct {
 	// MaxLag is how many epochs the backup's execution may lie behind the primary's; at
 	// the limit the primary waits.
 	MaxLag uint64
+	// MaxWork is how much the backup's execution may lie behind the primary's, in lengths of the present epoch; at the limit
+	// the primary waits. A length is what the guest runs in a certain time, so this bounds how long a takeover
+	// takes. 0 is no limit.
+	MaxWork uint64
 	// SuspectTicks is after how many ticks without a word the peer counts as failed. Ticks
 	// are counted as they are lived through, so a process that was stopped for a while gives its
 	// peer's words a chance to be read before it judges.
@@ -126,6 +130,9 @@ type Core struct {
 	inputs          []vmm.Input    // for the record of the next boundary (P1)
 	opened          epoch.Number   // records applied to the machine
 	records         []epoch.Record // Primary: not known to be held by the backup. Backup: not yet applied.
+	// Of the newest record that was applied to the machine, or handed out to be: where it is, and its epoch's length.
+	position vmm.Position
+	length   uint64
 
 	conn     uint64 // the present connection, 0 if there is none
 	parted   bool   // the last word was said on it
@@ -142,6 +149,7 @@ type Core struct {
 	// Of the peer, on a primary.
 	synced         bool // it has told on this connection what it holds
 	held, verified epoch.Number
+	behind         []vmm.Position // where the epochs that it has not verified ended, and the last that it has
 
 	// On a backup.
 	over  bool // the primary said that the machine is over
@@ -240,6 +248,9 @@ func (c *Core) Next() Task {
 		if !c.alone && uint64(c.opened-min(c.opened, c.verified)) > c.cfg.MaxLag {
 			return Task{Kind: TaskWait} // back-pressure: the backup is too far behind
 		}
+		if !c.alone && c.cfg.MaxWork > 0 && c.work() > c.cfg.MaxWork*c.length {
+			return Task{Kind: TaskWait} // likewise
+		}
 		if c.consoleReleased > c.gate.Left().Console+maxConsole {
 			return Task{Kind: TaskWait} // nobody reads the console
 		}
@@ -261,6 +272,14 @@ func (c *Core) Next() Task {
 		return Task{Kind: TaskStop}
 	}
 	return Task{Kind: TaskWait}
+}
+
+// work is how many positions the backup has not verified yet, of those that are in epochs that ended.
+func (c *Core) work() uint64 {
+	if len(c.behind) == 0 {
+		return 0
+	}
+	return uint64(c.position - c.behind[0])
 }
 
 // Connected tells that a connection, numbered conn, is up and past its handshake. Each has a
@@ -398,7 +417,7 @@ func (c *Core) Claimed(won bool) {
 			c.role = Ending
 		}
 	} else {
-		c.records = nil
+		c.records, c.behind = nil, nil
 		c.notice("going on alone, without a backup")
 	}
 	c.release()
@@ -492,6 +511,10 @@ func (c *Core) receiveAck(m Ack) {
 	case m.Held < c.held || m.Verified < c.verified:
 		c.distrust(fmt.Errorf("%w: it holds %d records after it held %d", ErrPeer, m.Held, c.held))
 		return
+	}
+	// Of what is behind, the last is the newest record's, number opened-1; the first is to be that of record verified-1.
+	if n := c.opened - max(m.Verified, 1) + 1; uint64(len(c.behind)) > uint64(n) {
+		c.behind = c.behind[uint64(len(c.behind))-uint64(n):]
 	}
 	c.held, c.verified = m.Held, m.Verified
 	if m.Held > oldest {
@@ -666,8 +689,10 @@ func (c *Core) Executed() {
 		c.role = Ending
 		c.checkEnding()
 	}
-	// The primary hears of it with the next acknowledgement, or sooner if it may wait for it.
-	if c.role == Backup && (c.cfg.Verified || uint64(c.opened)%max(1, c.cfg.MaxLag/4) == 0) {
+	// The primary hears of it with the next acknowledgement, or sooner if it may wait for it: this one was long, or there were many.
+	long := uint64(r.Position-c.position) >= c.length/4
+	c.position, c.length = r.Position, r.Length
+	if c.role == Backup && (c.cfg.Verified || c.cfg.MaxWork > 0 && long || uint64(c.opened)%max(1, c.cfg.MaxLag/4) == 0) {
 		c.ack()
 	}
 	c.checkOver()
@@ -716,8 +741,10 @@ func (c *Core) Boundary(b epoch.Boundary, o Opening) epoch.Record {
 		r.Inputs = nil
 	}
 	c.opened++
+	c.position, c.length = r.Position, r.Length
 	c.complete(r.Inputs)
 	if !c.alone {
+		c.behind = append(c.behind, r.Position)
 		c.records = append(c.records, shipped)
 		if c.synced {
 			c.send(RecordMessage{shipped})
