@@ -64,8 +64,8 @@ failover: ## real processes and SIGKILL at random moments; KILLS=n
 	$(GO) test $(LONG) ./test/failover -v -run TestKills -kills=$(KILLS)
 
 .PHONY: bench
-bench: ## replicated against plain, epoch lengths, time to take over
-	$(GO) run ./test/bench
+bench: ## replicated against plain, time to take over, engine soft against QEMU; TESTFLAGS="-only linux" (see test/bench/doc.go)
+	$(GO) run ./test/bench $(TESTFLAGS)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each
@@ -109,7 +109,7 @@ test-linux: ## hosts die under a Debian with PostgreSQL and Redis; KILLS=n (need
 
 .PHONY: soak
 soak: ## PostgreSQL's regression tests in lockstep, for an hour or so; WORK=regress:n (needs root and guest-linux-services)
-	$(GO) test $(LONG) -v ./test/services -run TestWork -work=$(WORK)
+	$(GO) test $(LONG) -v ./test/services -run TestSoak -soak=$(WORK)
 
 .PHONY: stock-kvm
 stock-kvm: ## the engine contract on upstream KVM, in QEMU; RUN='[-f FILE]... COMMAND' for another command

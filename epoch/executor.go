@@ -29,8 +29,8 @@ type Executor struct {
 }
 
 // NewExecutor makes an executor for a machine that no record was applied to yet.
-// Digests cover all of memory at every memoryEvery-th boundary, never if it is 0; it must be the
-// same on all replicas.
+// Digests cover all of memory at the first boundary, at the guest's end, and at the first boundary after
+// each memoryEvery positions, or never if that is 0; it must be the same on all replicas.
 func NewExecutor(m Machine, memoryEvery uint64) *Executor {
 	return &Executor{m: m, memoryEvery: memoryEvery, began: m.Position(), limit: m.Position()}
 }
@@ -64,17 +64,20 @@ type Boundary struct {
 
 // Close ends the present epoch where the machine stands.
 func (x *Executor) Close() (Boundary, error) {
-	memory := x.digestsMemory(x.opened)
+	_, ended := x.m.End()
+	memory := x.digestsMemory(ended)
 	digest, err := x.m.Digest(memory)
 	if err != nil {
 		return Boundary{}, fmt.Errorf("digest at the end of epoch %d: %w", x.opened, err)
 	}
-	_, ended := x.m.End()
 	return Boundary{Position: x.m.Position(), Time: x.m.Time(), Digest: digest, Memory: memory, Ended: ended}, nil
 }
 
-func (x *Executor) digestsMemory(n Number) bool {
-	return x.memoryEvery != 0 && uint64(n)%x.memoryEvery == 0
+// digestsMemory reports whether the digest where the machine stands covers memory. Positions are counted, and not
+// boundaries: there may be thousands of these in a second, and each time the guest stands while all its memory is read.
+func (x *Executor) digestsMemory(ended bool) bool {
+	every := vmm.Position(x.memoryEvery)
+	return every != 0 && (x.opened == 0 || ended || x.m.Position()/every != x.began/every)
 }
 
 // Open applies record r, whose disk completions carry the data that was read.
@@ -113,7 +116,7 @@ func (x *Executor) Replay(r Record, pause func() bool) error {
 	if _, ended := x.m.End(); ended != r.Ended {
 		return x.diverged(r, "ended", b2u(r.Ended), b2u(ended))
 	}
-	if want := x.digestsMemory(r.Epoch); r.Memory != want {
+	if want := x.digestsMemory(r.Ended); r.Memory != want {
 		return x.diverged(r, "digest of memory", b2u(r.Memory), b2u(want))
 	}
 	digest, err := x.m.Digest(r.Memory)

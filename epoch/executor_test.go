@@ -81,7 +81,7 @@ func open(t *testing.T, x *Executor, r Record) {
 // inputs, up to the guest's end.
 func history(t *testing.T) []Record {
 	t.Helper()
-	x := NewExecutor(&counter{haltAt: 60}, 2)
+	x := NewExecutor(&counter{haltAt: 60}, 30)
 	var log []Record
 	for _, early := range []int{0, 10, 3, 10, 100, 50} {
 		n := early
@@ -103,10 +103,10 @@ func TestReplayFollows(t *testing.T) {
 	if last := log[len(log)-1]; !last.Ended {
 		t.Fatalf("the history does not end: %+v", last)
 	}
-	x := NewExecutor(&counter{haltAt: 60}, 2)
+	x := NewExecutor(&counter{haltAt: 60}, 30)
 	for i, r := range log {
-		if r.Memory != (i%2 == 0) {
-			t.Errorf("the digest of record %d covers memory: %v", i, r.Memory)
+		if want := i == 0 || r.Ended || r.Position/30 != log[i-1].Position/30; r.Memory != want {
+			t.Errorf("the digest of record %d at position %d covers memory: %v", i, r.Position, r.Memory)
 		}
 		if err := x.Replay(r, nil); err != nil {
 			t.Fatalf("record %d: %v", i, err)
@@ -120,7 +120,7 @@ func TestReplayFollows(t *testing.T) {
 
 // TestReplayGoesOn: an interrupted replay goes on where it was.
 func TestReplayGoesOn(t *testing.T) {
-	x := NewExecutor(&counter{haltAt: 60}, 2)
+	x := NewExecutor(&counter{haltAt: 60}, 30)
 	for _, r := range history(t) {
 		for {
 			steps := 0
@@ -149,9 +149,9 @@ func TestDivergence(t *testing.T) {
 		{"position", func(r *Record) { r.Position = 51 }, 0},  // longer than an epoch may be
 		{"position", func(r *Record) { r.Position = 31 }, 30}, // the guest halts before
 	} {
-		x := NewExecutor(&counter{haltAt: 30}, 2)
+		x := NewExecutor(&counter{haltAt: 30}, 100)
 		open(t, x, Record{Length: 50, Time: 1})
-		primary := NewExecutor(&counter{haltAt: 30}, 2)
+		primary := NewExecutor(&counter{haltAt: 30}, 100)
 		open(t, primary, Record{Length: 50, Time: 1})
 		n := 20
 		if _, err := primary.Run(func() bool { n--; return n < 0 }); err != nil {

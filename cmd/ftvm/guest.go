@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"runtime/debug"
 	"strings"
 
@@ -39,7 +40,15 @@ func (g *guestFlags) register(c *cobra.Command) {
 	f.Uint64Var(&g.epoch, "epoch", 0, "longest epoch, in counts of the clock (default: 1000 exits, 20000000 instructions)")
 	f.StringArrayVar(&g.disks, "disk", nil, "disk image, raw: FILE[,shared][,ro][,serial=TEXT], or nbd://HOST[:PORT]/[EXPORT][,ro][,serial=TEXT][,size=SIZE]; may be given more than once")
 	f.StringArrayVar(&g.nets, "net", nil, "network interface: tap=NAME[,bridge=NAME][,mac=ADDRESS]; may be given more than once")
-	f.Uint64Var(&g.digestMemory, "digest-memory", 1000, "compare all of guest memory at every N-th boundary; 0 is never")
+	f.Uint64Var(&g.digestMemory, "digest-memory", 1000, "compare all of guest memory once in the length of N epochs (see --epoch); the guest stands meanwhile; 0 is never")
+}
+
+// memoryEvery is in how many positions guest memory is compared once.
+func (g *guestFlags) memoryEvery() uint64 {
+	if over, n := bits.Mul64(g.digestMemory, g.epoch); over == 0 {
+		return n
+	}
+	return 0 // no machine runs for so long
 }
 
 // guest is a virtual machine that is ready to run, with its outside halves.

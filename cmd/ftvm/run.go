@@ -38,6 +38,10 @@ type replicaFlags struct {
 	profile   string
 }
 
+// maxWork is how far the backup's execution may lie behind, in --epoch-time of the guest's pace: what a takeover has to run before
+// the guest goes on is at most that.
+const maxWork = 2
+
 func (r *replicaFlags) register(c *cobra.Command, replicated bool) {
 	f := c.Flags()
 	f.StringVar(&r.stats, "stats", "", "write what happened to this file as JSON at the end")
@@ -45,7 +49,7 @@ func (r *replicaFlags) register(c *cobra.Command, replicated bool) {
 	f.DurationVar(&r.epochTime, "epoch-time", 10*time.Millisecond, "end an epoch at the first exit after this time")
 	f.DurationVar(&r.acquire, "acquire-time", 10*time.Second, "how long to wait for shared disks that another host may still use")
 	f.DurationVar(&r.stuck, "stuck-time", 5*time.Second, "how long the machine or a disk may not get on before this replica counts as failed")
-	r.heartbeat, r.suspect, r.commit, r.maxLag = 10*time.Millisecond, 5, "held", 64
+	r.heartbeat, r.suspect, r.commit, r.maxLag = 10*time.Millisecond, 5, "held", 256
 	if replicated {
 		f.DurationVar(&r.heartbeat, "heartbeat", r.heartbeat, "interval of heartbeats")
 		f.IntVar(&r.suspect, "suspect", r.suspect, "silent heartbeats after which the other replica counts as failed")
@@ -174,8 +178,8 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 	opt := pair.Options{
 		Machine: v.machine, Console: console, Log: log,
 		Settings:  append(v.settings, pair.Setting{Name: "commit", Value: r.commit}),
-		Core:      replica.Config{Verified: r.commit == "verified", MaxLag: r.maxLag, SuspectTicks: r.suspect},
-		Heartbeat: r.heartbeat, EpochLength: g.epoch, EpochTime: r.epochTime, MemoryEvery: g.digestMemory,
+		Core:      replica.Config{Verified: r.commit == "verified", MaxLag: r.maxLag, MaxWork: maxWork, SuspectTicks: r.suspect},
+		Heartbeat: r.heartbeat, EpochLength: g.epoch, EpochTime: r.epochTime, MemoryEvery: g.memoryEvery(),
 		AcquireTime: r.acquire, StuckTime: r.stuck,
 	}
 	for _, d := range v.disks {

@@ -73,7 +73,7 @@ type Options struct {
 	// EpochTime is after how long the primary ends an epoch at the next exit, so that the
 	// backup is never far from knowing where the primary is.
 	EpochTime time.Duration
-	// MemoryEvery: digests cover memory at every such boundary; 0 is never.
+	// MemoryEvery: digests cover memory once in so many positions; 0 is never. See epoch.NewExecutor.
 	MemoryEvery uint64
 	// AcquireTime is how long to wait for shared disks.
 	AcquireTime time.Duration

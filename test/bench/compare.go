@@ -67,7 +67,7 @@ const memoryDir = "/dev/shm"
 
 func compareAll(ctx context.Context, lab *harness.Lab, p *plan) (all []comparison, err error) {
 	for _, l := range loads {
-		if !slices.Contains(p.engines, l.engine) {
+		if !slices.Contains(p.parts, l.engine) {
 			continue
 		}
 		r := runner{lab, lab.Path(".")}

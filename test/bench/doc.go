@@ -1,6 +1,6 @@
 // Command bench measures what replication costs, how long a takeover takes, and how fast engine soft is:
 //
-//	go run ./test/bench [-quick] [-json] [-only kvm|soft] [-rounds N] [-kills N] [-linux DIR]
+//	go run ./test/bench [-quick] [-json] [-only kvm,soft,linux,linux-takeover] [-rounds N] [-kills N] [-linux DIR]
 //
 // It runs the real ftvm with the embedded guest, plain and replicated in turns (both replicas
 // on this machine, over loopback), because the speed of a shared host changes from minute to
@@ -34,5 +34,18 @@
 //   - Memory is what was resident at most, loading included, without the guest's, which is locked.
 //   - A stop and a digest are measured in this process: the functions that ftvm calls at a boundary.
 //
-// Read main.go first, then compare.go; soft.go and soft_linux.go for engine soft.
+// Linux under replication on engine soft is the same guest with a disk and a network interface, plain and replicated in turns:
+//
+//   - It does task replicated of guests/linux: computing, system calls, its disk, and then it serves a client in this process.
+//     Guest and client are joined by a bridge in a network namespace of their own, which takes root.
+//   - Time is that of this host: of the lines on the console between which a load lies, or of the client.
+//   - Images are in this host's page cache when they are read: so what is compared is the replicas' work, and not a disk
+//     that both wait for.
+//   - The client shares the two CPUs with the replicas. A plain guest leaves it one for itself.
+//   - The log is what the kernel counts on the primary's connection to its backup, without headers.
+//   - A takeover is of a guest that computes and has used 200 MiB of its memory, which the kernel frees before the
+//     connection of a killed process closes. A silent death is a SIGSTOP, with heartbeats as by default.
+//
+// Read main.go first, then compare.go; soft.go and soft_linux.go for engine soft; linux.go and site.go for Linux under
+// replication.
 package main

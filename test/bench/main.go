@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -26,30 +27,42 @@ type plan struct {
 	spare int
 	// shorten divides the number of transactions of each run.
 	shorten int
-	engines []string
-	linux   string // where guests/linux put what it made
+	parts   []string // of allParts
+	linux   string   // where guests/linux put what it made
 }
 
 var (
-	full  = plan{rounds: 5, kills: 40, idleS: 5, spare: 25, shorten: 1}
+	full  = plan{rounds: 5, kills: 50, idleS: 5, spare: 25, shorten: 1}
 	quick = plan{rounds: 2, kills: 8, idleS: 2, spare: 4, shorten: 2}
 )
 
+// The parts of what is measured, which -only chooses from.
+const (
+	kvmPart      = "kvm"            // replication on engine kvm
+	softPart     = "soft"           // engine soft beside QEMU
+	linuxPart    = "linux"          // Linux on engine soft, replicated
+	takeoverPart = "linux-takeover" // its takeovers
+)
+
+var allParts = []string{kvmPart, softPart, linuxPart, takeoverPart}
+
 // result is all that was found out.
 type result struct {
-	Machine  machine      `json:"machine"`
-	Progress []comparison `json:"progress"`
-	Log      []logRate    `json:"log,omitempty"`
-	Takeover *takeovers   `json:"takeover,omitempty"`
-	Soft     *softResult  `json:"soft,omitempty"`
+	Machine        machine           `json:"machine"`
+	Progress       []comparison      `json:"progress"`
+	Log            []logRate         `json:"log,omitempty"`
+	Takeover       *takeovers        `json:"takeover,omitempty"`
+	Soft           *softResult       `json:"soft,omitempty"`
+	Linux          *replicatedResult `json:"linux,omitempty"`
+	LinuxTakeovers *linuxTakeovers   `json:"linux_takeovers,omitempty"`
 }
 
 func main() {
 	asJSON := flag.Bool("json", false, "print the result as JSON, with every single measurement")
 	short := flag.Bool("quick", false, "measure less")
 	rounds := flag.Int("rounds", 0, "runs of each kind (default 5, quick 2)")
-	kills := flag.Int("kills", 0, "takeovers (default 40, quick 8)")
-	only := flag.String("only", "", "measure one engine: kvm or soft (default both)")
+	kills := flag.Int("kills", 0, "takeovers of each kind (default 50, quick 8)")
+	only := flag.String("only", strings.Join(allParts, ","), "parts to measure, by commas")
 	linux := flag.String("linux", "guests/linux/out", "where make guest-linux put its kernel and initrd")
 	flag.Parse()
 	p := full
@@ -63,18 +76,16 @@ func main() {
 		p.kills = *kills
 	}
 	p.linux = *linux
-	switch *only {
-	case "":
-		p.engines = []string{"kvm", "soft"}
-	case "kvm", "soft":
-		p.engines = []string{*only}
-	default:
-		fmt.Fprintf(os.Stderr, "bench: -only %s: there are kvm and soft\n", *only)
-		os.Exit(2)
+	p.parts = strings.Split(*only, ",")
+	for _, part := range p.parts {
+		if !slices.Contains(allParts, part) {
+			fmt.Fprintf(os.Stderr, "bench: -only %s: there are %s\n", *only, strings.Join(allParts, ", "))
+			os.Exit(2)
+		}
 	}
 	if _, err := os.Stat("/dev/kvm"); err != nil {
 		progress("engine kvm is left out: %v", err)
-		p.engines = slices.DeleteFunc(p.engines, func(e string) bool { return e == "kvm" })
+		p.parts = slices.DeleteFunc(p.parts, func(part string) bool { return part == kvmPart })
 	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
@@ -118,8 +129,10 @@ func run(ctx context.Context, lab *harness.Lab, p plan, out io.Writer) (r result
 	if r.Progress, err = compareAll(ctx, lab, &p); err != nil {
 		return r, err
 	}
-	printProgress(out, r.Progress)
-	if slices.Contains(p.engines, "kvm") {
+	if len(r.Progress) > 0 {
+		printProgress(out, r.Progress)
+	}
+	if slices.Contains(p.parts, kvmPart) {
 		if r.Log, err = logRates(ctx, lab, p, r.Progress); err != nil {
 			return r, err
 		}
@@ -129,11 +142,27 @@ func run(ctx context.Context, lab *harness.Lab, p plan, out io.Writer) (r result
 		}
 		r.Takeover.print(out)
 	}
-	if slices.Contains(p.engines, "soft") {
+	if slices.Contains(p.parts, softPart) {
 		if r.Soft, err = measureSoft(ctx, lab, &p); err != nil {
 			return r, err
 		}
 		r.Soft.print(out)
+	}
+	if !slices.Contains(p.parts, linuxPart) && !slices.Contains(p.parts, takeoverPart) {
+		return r, nil
+	}
+	linux := openLinuxBench(lab, &p)
+	if linux != nil && slices.Contains(p.parts, linuxPart) {
+		if r.Linux, err = linux.compare(ctx, &p); err != nil {
+			return r, fmt.Errorf("replication of Linux: %w", err)
+		}
+		r.Linux.print(out)
+	}
+	if linux != nil && slices.Contains(p.parts, takeoverPart) {
+		if r.LinuxTakeovers, err = linux.takeovers(ctx, p.kills); err != nil {
+			return r, fmt.Errorf("replication of Linux: %w", err)
+		}
+		r.LinuxTakeovers.print(out)
 	}
 	return r, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"ftvm/devices"
 	"ftvm/guests/ledger"
+	"ftvm/host"
 	"ftvm/test/harness"
 	"ftvm/vmm"
 	"ftvm/vmm/boot"
@@ -56,7 +57,11 @@ func softMachine(mem []byte, image boot.Image, config devices.Config) (*vmm.Mach
 	if err != nil {
 		return nil, err
 	}
-	cpu := soft.New(ram)
+	code, err := host.AllocCode(1 << 20)
+	if err != nil {
+		progress("engine soft interprets: %v", err)
+	}
+	cpu := soft.New(ram, soft.Options{Code: code})
 	return vmm.NewMachine(cpu, ram, devices.New(config, ram)), cpu.SetState(state)
 }
 
@@ -87,7 +92,7 @@ func measureBoundary(rounds int) (stop, digest spread, err error) {
 		if _, err := m.Run(m.Position()+1, nil); err != nil {
 			return err
 		}
-		return m.Apply(m.Time(), nil)
+		return m.Apply(m.Time(), m.Clock().Rate(), nil)
 	}); err != nil {
 		return stop, digest, err
 	}

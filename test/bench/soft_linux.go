@@ -319,7 +319,7 @@ func (g *linuxGuest) count(ctx context.Context) (t timeline[vmm.Position], err e
 		if n := m.EntropyWanted(); n > 0 {
 			inputs = []vmm.Input{{Kind: vmm.InputEntropy, Data: make([]byte, n)}}
 		}
-		if err := m.Apply(now, inputs); err != nil {
+		if err := m.Apply(now, m.Clock().Rate(), inputs); err != nil {
 			return t, err
 		}
 	}

@@ -187,6 +187,16 @@ func (p *Process) PeakMemory() uint64 {
 	return uint64(p.cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) << 10
 }
 
+// CPUTime is how long all threads of the process, which runs, were on a CPU.
+func (p *Process) CPUTime() (time.Duration, error) {
+	const allThreads = 2 // CPUCLOCK_SCHED, in what clock_getcpuclockid(3) makes of a process
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^p.cmd.Process.Pid<<3|allThreads), &t); err != nil {
+		return 0, fmt.Errorf("the CPU clock of %s: %w", p.Name, err)
+	}
+	return time.Duration(t.Nano()), nil
+}
+
 // Transcript is all that can be said about a process, for the report of a failure.
 func (p *Process) Transcript() string {
 	var b strings.Builder

@@ -112,11 +112,11 @@ func pair(t *testing.T, ctx context.Context, task string, args ...string) *harne
 	return p
 }
 
-// TestLockstep: a primary and its backup go through the same digests, of all memory at every 50th boundary, and end
+// TestLockstep: a primary and its backup go through the same digests, of all memory after each 200 million instructions, and end
 // with the same disk.
 func TestLockstep(t *testing.T) {
 	ctx := within(t, 5*time.Minute)
-	p := pair(t, ctx, "disk", "--digest-memory", "50")
+	p := pair(t, ctx, "disk", "--digest-memory", "10")
 	done(t, ctx, p.Primary, "disk")
 	check(t, p.Backup.WaitFor(ctx, 0), p.Backup)
 	var stats [2]string
