@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"strings"
@@ -230,19 +231,30 @@ func sameTxns(a, b string, n uint64) error {
 }
 
 // SameImage checks that two images hold the same bytes.
-func SameImage(a, b string) error {
-	x, err := os.ReadFile(a)
-	if err != nil {
-		return err
+func SameImage(a, b string) (err error) {
+	var files [2]*os.File
+	for i, path := range []string{a, b} {
+		if files[i], err = os.Open(path); err != nil {
+			return err
+		}
+		defer files[i].Close()
 	}
-	y, err := os.ReadFile(b)
-	if err != nil {
-		return err
+	var parts [2][1 << 20]byte
+	for at := int64(0); ; {
+		var n [2]int
+		for i, f := range files {
+			if n[i], err = f.ReadAt(parts[i][:], at); err != nil && err != io.EOF {
+				return err
+			}
+		}
+		if !bytes.Equal(parts[0][:n[0]], parts[1][:n[1]]) {
+			return fmt.Errorf("images %s and %s differ in the MiB at byte %d", a, b, at)
+		}
+		if n[0] < len(parts[0]) {
+			return nil
+		}
+		at += int64(n[0])
 	}
-	if !bytes.Equal(x, y) {
-		return fmt.Errorf("images %s and %s differ", a, b)
-	}
-	return nil
 }
 
 // tail is the end of a console, for a message.

@@ -1,0 +1,68 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"ftvm/test/harness"
+)
+
+// lab is where all tests run their processes; nil if no test was asked for.
+var lab *harness.Lab
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if *kills == 0 && *soak == "" {
+		os.Exit(m.Run())
+	}
+	var err error
+	if lab, err = harness.Open(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := lab.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+// limit bounds one boot, and what is done then. It is far more than any needs, on any host.
+const limit = 5 * time.Minute
+
+// image is the disk of the guest; the test skips if it cannot run here.
+func image(t *testing.T) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces take root")
+	}
+	path, err := filepath.Abs("../../guests/linux/out/services.img")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		t.Skipf("%s is not built: make guest-linux-services", path)
+	}
+	return path
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// within gives a case its time.
+func within(t *testing.T, limit time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
