@@ -152,8 +152,9 @@ type Core struct {
 	behind         []vmm.Position // where the epochs that it has not verified ended, and the last that it has
 
 	// On a backup.
-	over  bool // the primary said that the machine is over
-	ended bool // the guest came to its end
+	told  vmm.Position // where it was when it last acknowledged
+	over  bool         // the primary said that the machine is over
+	ended bool         // the guest came to its end
 }
 
 // NewPrimary makes the core of a primary that waits for its backup, or, if alone, of a machine
@@ -491,6 +492,7 @@ func (c *Core) ack() {
 	if c.claiming {
 		return
 	}
+	c.told = c.position
 	held := c.opened + epoch.Number(len(c.records))
 	if broken(RuleP4) {
 		held++
@@ -689,13 +691,22 @@ func (c *Core) Executed() {
 		c.role = Ending
 		c.checkEnding()
 	}
-	// The primary hears of it with the next acknowledgement, or sooner if it may wait for it: this one was long, or there were many.
-	long := uint64(r.Position-c.position) >= c.length/4
 	c.position, c.length = r.Position, r.Length
-	if c.role == Backup && (c.cfg.Verified || c.cfg.MaxWork > 0 && long || uint64(c.opened)%max(1, c.cfg.MaxLag/4) == 0) {
+	// The primary hears of it with the next acknowledgement, or sooner if it may wait for it.
+	if c.role == Backup && (c.cfg.Verified || c.awaited() || uint64(c.opened)%max(1, c.cfg.MaxLag/4) == 0) {
 		c.ack()
 	}
 	c.checkOver()
+}
+
+// awaited reports whether a primary that has sent what is here, and has heard of no more than was told, is close to its
+// limit of work.
+func (c *Core) awaited() bool {
+	newest, length := c.position, c.length
+	if n := len(c.records); n > 0 {
+		newest, length = c.records[n-1].Position, c.records[n-1].Length
+	}
+	return c.cfg.MaxWork > 0 && uint64(newest-c.told) > c.cfg.MaxWork*length/2
 }
 
 func (c *Core) complete(inputs []vmm.Input) {
