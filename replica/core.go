@@ -17,9 +17,8 @@ type Config struct {
 	// MaxLag is how many epochs the backup's execution may lie behind the primary's; at
 	// the limit the primary waits.
 	MaxLag uint64
-	// MaxWork is how much the backup's execution may lie behind the primary's, in lengths of the present epoch; at the limit
-	// the primary waits. A length is what the guest runs in a certain time, so this bounds how long a takeover
-	// takes. 0 is no limit.
+	// MaxWork is how much the backup's execution may lie behind the primary's, in ns that the primary ran for it; at the limit
+	// the primary waits. It bounds how long a takeover takes. 0 is no limit.
 	MaxWork uint64
 	// SuspectTicks is after how many ticks without a word the peer counts as failed. Ticks
 	// are counted as they are lived through, so a process that was stopped for a while gives its
@@ -130,9 +129,7 @@ type Core struct {
 	inputs          []vmm.Input    // for the record of the next boundary (P1)
 	opened          epoch.Number   // records applied to the machine
 	records         []epoch.Record // Primary: not known to be held by the backup. Backup: not yet applied.
-	// Of the newest record that was applied to the machine, or handed out to be: where it is, and its epoch's length.
-	position vmm.Position
-	length   uint64
+	time            vmm.Time       // of the newest record that was applied to the machine
 
 	conn     uint64 // the present connection, 0 if there is none
 	parted   bool   // the last word was said on it
@@ -149,12 +146,13 @@ type Core struct {
 	// Of the peer, on a primary.
 	synced         bool // it has told on this connection what it holds
 	held, verified epoch.Number
-	behind         []vmm.Position // where the epochs that it has not verified ended, and the last that it has
+	worked         uint64   // for how long the machine ran, in ns
+	behind         []uint64 // the same at the ends of the epochs that it has not verified, and of the last that it has
 
 	// On a backup.
-	told  vmm.Position // where it was when it last acknowledged
-	over  bool         // the primary said that the machine is over
-	ended bool         // the guest came to its end
+	told  vmm.Time // of the newest record that it had applied when it last acknowledged
+	over  bool     // the primary said that the machine is over
+	ended bool     // the guest came to its end
 }
 
 // NewPrimary makes the core of a primary that waits for its backup, or, if alone, of a machine
@@ -249,7 +247,7 @@ func (c *Core) Next() Task {
 		if !c.alone && uint64(c.opened-min(c.opened, c.verified)) > c.cfg.MaxLag {
 			return Task{Kind: TaskWait} // back-pressure: the backup is too far behind
 		}
-		if !c.alone && c.cfg.MaxWork > 0 && c.work() > c.cfg.MaxWork*c.length {
+		if !c.alone && c.cfg.MaxWork > 0 && c.work() > c.cfg.MaxWork {
 			return Task{Kind: TaskWait} // likewise
 		}
 		if c.consoleReleased > c.gate.Left().Console+maxConsole {
@@ -275,12 +273,12 @@ func (c *Core) Next() Task {
 	return Task{Kind: TaskWait}
 }
 
-// work is how many positions the backup has not verified yet, of those that are in epochs that ended.
+// work is for how long the machine ran in epochs that ended and that the backup has not verified, in ns.
 func (c *Core) work() uint64 {
 	if len(c.behind) == 0 {
 		return 0
 	}
-	return uint64(c.position - c.behind[0])
+	return c.worked - c.behind[0]
 }
 
 // Connected tells that a connection, numbered conn, is up and past its handshake. Each has a
@@ -492,7 +490,7 @@ func (c *Core) ack() {
 	if c.claiming {
 		return
 	}
-	c.told = c.position
+	c.told = c.time
 	held := c.opened + epoch.Number(len(c.records))
 	if broken(RuleP4) {
 		held++
@@ -691,7 +689,7 @@ func (c *Core) Executed() {
 		c.role = Ending
 		c.checkEnding()
 	}
-	c.position, c.length = r.Position, r.Length
+	c.time = r.Time
 	// The primary hears of it with the next acknowledgement, or sooner if it may wait for it.
 	if c.role == Backup && (c.cfg.Verified || c.awaited() || uint64(c.opened)%max(1, c.cfg.MaxLag/4) == 0) {
 		c.ack()
@@ -699,14 +697,14 @@ func (c *Core) Executed() {
 	c.checkOver()
 }
 
-// awaited reports whether a primary that has sent what is here, and has heard of no more than was told, is close to its
-// limit of work.
+// awaited reports whether a primary that has sent what is here, and has heard of no more than was told, may be close to its
+// limit of work. Guest time passes for at least as long as it worked.
 func (c *Core) awaited() bool {
-	newest, length := c.position, c.length
+	newest := c.time
 	if n := len(c.records); n > 0 {
-		newest, length = c.records[n-1].Position, c.records[n-1].Length
+		newest = c.records[n-1].Time
 	}
-	return c.cfg.MaxWork > 0 && uint64(newest-c.told) > c.cfg.MaxWork*length/2
+	return c.cfg.MaxWork > 0 && uint64(newest-c.told) > c.cfg.MaxWork/2
 }
 
 func (c *Core) complete(inputs []vmm.Input) {
@@ -717,8 +715,10 @@ func (c *Core) complete(inputs []vmm.Input) {
 	}
 }
 
-// Opening is what the runner decides about the epoch that a boundary opens.
+// Opening is what the runner tells of the epoch that a boundary ends, and decides about the one that it opens.
 type Opening struct {
+	// Worked is for how long the machine ran in the epoch that ended, in ns.
+	Worked uint64
 	Time   vmm.Time // guest time; see Clock
 	Rate   vmm.Rate
 	Length uint64 // the longest that the epoch may become, in positions
@@ -752,10 +752,11 @@ func (c *Core) Boundary(b epoch.Boundary, o Opening) epoch.Record {
 		r.Inputs = nil
 	}
 	c.opened++
-	c.position, c.length = r.Position, r.Length
+	c.time = r.Time
+	c.worked += o.Worked
 	c.complete(r.Inputs)
 	if !c.alone {
-		c.behind = append(c.behind, r.Position)
+		c.behind = append(c.behind, c.worked)
 		c.records = append(c.records, shipped)
 		if c.synced {
 			c.send(RecordMessage{shipped})

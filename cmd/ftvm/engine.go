@@ -39,7 +39,7 @@ var engineKinds = []engineKind{
 		e, err := kvm.New(ram, kvm.Options{Clock: clock})
 		return e, kvm.CPUModel(), err
 	}},
-	{"soft", []string{"instructions"}, 20_000_000, true, func(size uint64) (mem []byte, _, err error) {
+	{"soft", []string{"instructions"}, 100_000_000, true, func(size uint64) (mem []byte, _, err error) {
 		mem, err = host.AllocRAM(size)
 		return mem, nil, err
 	}, func(ram *vmm.RAM, _ string, log *slog.Logger) (vmm.Engine, string, error) {

@@ -37,7 +37,7 @@ func (g *guestFlags) register(c *cobra.Command) {
 	f.StringVar(&g.mem, "mem", "", "guest memory (default: 64M for the embedded guest, 512M for others)")
 	f.StringVar(&g.engine, "engine", "auto", "what executes the guest: kvm, soft (a CPU in software: exact, for any guest on any host), or auto")
 	f.StringVar(&g.clock, "clock", "", "what positions count: exits or step (slow; for tests) of kvm, instructions of soft")
-	f.Uint64Var(&g.epoch, "epoch", 0, "longest epoch, in counts of the clock (default: 1000 exits, 20000000 instructions)")
+	f.Uint64Var(&g.epoch, "epoch", 0, "longest epoch, in counts of the clock (default: 1000 exits, 100000000 instructions)")
 	f.StringArrayVar(&g.disks, "disk", nil, "disk image, raw: FILE[,shared][,ro][,serial=TEXT], or nbd://HOST[:PORT]/[EXPORT][,ro][,serial=TEXT][,size=SIZE]; may be given more than once")
 	f.StringArrayVar(&g.nets, "net", nil, "network interface: tap=NAME[,bridge=NAME][,mac=ADDRESS]; may be given more than once")
 	f.Uint64Var(&g.digestMemory, "digest-memory", 1000, "compare all of guest memory once in the length of N epochs (see --epoch); the guest stands meanwhile; 0 is never")

@@ -38,8 +38,8 @@ type replicaFlags struct {
 	profile   string
 }
 
-// maxWork is how far the backup's execution may lie behind, in --epoch-time of the guest's pace: what a takeover has to run before
-// the guest goes on is at most that.
+// maxWork is how far the backup's execution may lie behind, in --epoch-time: what a takeover has to run before the guest goes on is
+// at most that.
 const maxWork = 2
 
 func (r *replicaFlags) register(c *cobra.Command, replicated bool) {
@@ -178,7 +178,7 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 	opt := pair.Options{
 		Machine: v.machine, Console: console, Log: log,
 		Settings:  append(v.settings, pair.Setting{Name: "commit", Value: r.commit}),
-		Core:      replica.Config{Verified: r.commit == "verified", MaxLag: r.maxLag, MaxWork: maxWork, SuspectTicks: r.suspect},
+		Core:      replica.Config{Verified: r.commit == "verified", MaxLag: r.maxLag, MaxWork: maxWork * uint64(r.epochTime), SuspectTicks: r.suspect},
 		Heartbeat: r.heartbeat, EpochLength: g.epoch, EpochTime: r.epochTime, MemoryEvery: g.memoryEvery(),
 		AcquireTime: r.acquire, StuckTime: r.stuck,
 	}

@@ -127,6 +127,7 @@ type Node struct {
 	speed  replica.Pace
 	opened time.Time    // when the present epoch was opened
 	begun  vmm.Position // where
+	worked uint64       // for how long it ran in the present epoch, in ns
 	pace   uint64       // positions that the guest would have made in EpochTime, by the last epoch that had any
 	due    time.Time    // when it should end
 	alarm  *time.Timer  // makes it end, on an exact clock, on which a guest may run for long without an exit

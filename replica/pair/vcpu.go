@@ -70,8 +70,9 @@ func (n *Node) runEpoch() error {
 	if err != nil {
 		return err
 	}
+	took := max(1, time.Since(n.opened))
+	n.worked = uint64(took)
 	if moved := n.moved(); moved > 0 {
-		took := max(1, time.Since(n.opened))
 		n.pace = max(minLength, uint64(float64(moved)*float64(n.opt.EpochTime)/float64(took)))
 		n.speed.Ran(moved, uint64(took))
 	}
@@ -213,7 +214,7 @@ func (n *Node) boundary() error {
 
 // opening decides how the next epoch begins.
 func (n *Node) opening(b epoch.Boundary, now time.Time) replica.Opening {
-	o := replica.Opening{Time: n.guestTime(now), Rate: n.opt.Machine.Clock().Rate(), Length: n.nextLength()}
+	o := replica.Opening{Worked: n.worked, Time: n.guestTime(now), Rate: n.opt.Machine.Clock().Rate(), Length: n.nextLength()}
 	if n.exact() {
 		o.Rate = n.speed.Rate(o.Length, uint64(n.opt.EpochTime), uint64(max(b.Time, o.Time)-o.Time), o.Rate)
 	}

@@ -25,7 +25,7 @@ type load struct {
 }
 
 // defaultEpochs is what --epoch is if nobody sets it, by engine.
-var defaultEpochs = map[string]int{"kvm": 1000, "soft": 20_000_000}
+var defaultEpochs = map[string]int{"kvm": 1000, "soft": 100_000_000}
 
 var decades = []int{10, 100, 1000, 10000}
 
@@ -37,7 +37,7 @@ var loads = []load{
 	{name: "disk, flushed", engine: "kvm", options: "work=0 period=0 flush=1", txns: 600, target: 1.2, epochs: decades},
 	{name: "disk, flushed, in memory", engine: "kvm", options: "work=0 period=0 flush=1", txns: 600, epochs: []int{1000}, memory: true},
 	{name: "disk, unflushed", engine: "kvm", options: "work=0 period=0 flush=0", txns: 800, target: 1.2, epochs: decades},
-	{name: "compute-bound, engine soft", engine: "soft", options: "work=1000 period=0", txns: 24, epochs: []int{20_000_000}},
+	{name: "compute-bound, engine soft", engine: "soft", options: "work=1000 period=0", txns: 24, epochs: []int{100_000_000}},
 }
 
 // comparison is what replication costs one load at one epoch length.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -181,10 +182,27 @@ func (p *Process) AwaitTxn(ctx context.Context, seq uint64) (Line, error) {
 	return l, err
 }
 
-// PeakMemory is the most memory that the process, which has ended, had resident, in bytes. It is never less than
-// what this process, its parent, had at most when it was started (getrusage(2), ru_maxrss).
-func (p *Process) PeakMemory() uint64 {
-	return uint64(p.cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) << 10
+// Memory is how much memory of its own the process, which runs, has resident, in bytes: without its guest's, which alone
+// of what it has is not given to forked children (proc_pid_smaps(5), VmFlags, dc).
+func (p *Process) Memory() (bytes uint64, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, fmt.Errorf("the memory of %s: %w", p.Name, err)
+	}
+	var kib uint64
+	for line := range strings.Lines(string(data)) {
+		switch w := strings.Fields(line); w[0] {
+		case "Rss:":
+			if kib, err = strconv.ParseUint(w[1], 10, 64); err != nil {
+				return 0, fmt.Errorf("the memory of %s: %w", p.Name, err)
+			}
+		case "VmFlags:":
+			if !slices.Contains(w, "dc") {
+				bytes += kib << 10
+			}
+		}
+	}
+	return bytes, nil
 }
 
 // CPUTime is how long all threads of the process, which runs, were on a CPU.

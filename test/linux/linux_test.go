@@ -116,7 +116,7 @@ func pair(t *testing.T, ctx context.Context, task string, args ...string) *harne
 // with the same disk.
 func TestLockstep(t *testing.T) {
 	ctx := within(t, 5*time.Minute)
-	p := pair(t, ctx, "disk", "--digest-memory", "10")
+	p := pair(t, ctx, "disk", "--digest-memory", "2")
 	done(t, ctx, p.Primary, "disk")
 	check(t, p.Backup.WaitFor(ctx, 0), p.Backup)
 	var stats [2]string

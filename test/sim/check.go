@@ -100,7 +100,7 @@ func (p *proc) checkRelease(o *vmm.Output) {
 }
 
 // checkLag is called when the primary ends an epoch: it may be MaxLag ahead of what the backup
-// has repeated, and MaxWork before that epoch.
+// has repeated.
 func (p *proc) checkLag(next epoch.Number) {
 	other, plan := p.w.procs[1-p.id], p.w.plan
 	if p.w.outside || p.core.Alone() {
@@ -108,10 +108,6 @@ func (p *proc) checkLag(next epoch.Number) {
 	}
 	if uint64(next) > uint64(other.core.Opened())+plan.core.MaxLag {
 		p.w.violate("the %s opens epoch %d; the backup has opened %d", p.name, next, other.core.Opened())
-	}
-	limit := (plan.core.MaxWork + 1) * plan.epochLength
-	if here, there := p.m.Position(), other.m.Position(); plan.core.MaxWork > 0 && here > there && uint64(here-there) > limit {
-		p.w.violate("the %s ends an epoch at position %d; the backup is at %d, more than %d behind", p.name, here, there, limit)
 	}
 }
 

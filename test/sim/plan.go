@@ -121,7 +121,7 @@ func newPlan(rng *rand.Rand) plan {
 		core: replica.Config{
 			Verified:     rng.IntN(4) == 0,
 			MaxLag:       pick[uint64](rng, 0, 1, 4, 16, 64, 64),
-			MaxWork:      pick[uint64](rng, 0, 1, 2, 2, 8),
+			MaxWork:      uint64(pick(rng, 0, 1, millisecond, 20*millisecond)),
 			SuspectTicks: 5 + rng.IntN(3),
 		},
 		memoryEvery:  pick[uint64](rng, 0, 1, 3),

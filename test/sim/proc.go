@@ -300,7 +300,7 @@ func (p *proc) opening(b epoch.Boundary) replica.Opening {
 		p.w.violate("guest time %d is behind the host's, %d", now, p.host())
 	}
 	rate := vmm.Rate(plan.rate/2 + p.w.rng.Uint64N(plan.rate))
-	return replica.Opening{Time: now, Rate: p.speed.Rate(length, uint64(plan.epochTime), uint64(max(b.Time, now)-now), rate), Length: length}
+	return replica.Opening{Worked: uint64(p.w.now - p.opened), Time: now, Rate: p.speed.Rate(length, uint64(plan.epochTime), uint64(max(b.Time, now)-now), rate), Length: length}
 }
 
 // work is Node.loop, until it must wait, or compute for a while.
