@@ -72,6 +72,10 @@ func openDisk(path string, o OpenOptions) (*Disk, error) {
 	if !o.ReadOnly {
 		flags = os.O_RDWR
 	}
+	if o.shared {
+		// What the guest believes to be written must not be in the memory of a host that may die.
+		flags |= unix.O_DSYNC
+	}
 	switch mode := info.Mode(); {
 	case mode.IsDir():
 		return nil, errors.New("is a directory: name a file in it")

@@ -110,7 +110,7 @@ func (p *player) step(w []string) string {
 		c.ConsoleWritten(arg(1))
 	case "boundary":
 		p.position++
-		r := c.Boundary(epoch.Boundary{Position: p.position, Ended: len(w) > 1}, Opening{Time: 100, Rate: 1, Length: 10})
+		r := c.Boundary(epoch.Boundary{Position: p.position, Ended: len(w) > 1}, Opening{Worked: 10, Time: 100, Rate: 1, Length: 10})
 		said = append(said, "opens "+record(r))
 	case "executed":
 		c.Executed()
