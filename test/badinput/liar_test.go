@@ -106,10 +106,10 @@ func TestLyingPrimary(t *testing.T) {
 			}
 		}), ""},
 		{"a completion of no request", aboutRecord(func(r *proto.Record) {
-			input(r, &proto.Input{Kind: proto.Input_DISK, Id: 1 << 40})
+			input(r, &proto.Input{Kind: proto.Input_DISK, Id: 1 << 40, Local: true})
 		}), "a completion of request 1099511627776 of disk 0, which the guest did not make"},
 		{"a completion of no disk", aboutRecord(func(r *proto.Record) {
-			input(r, &proto.Input{Kind: proto.Input_DISK, Device: 1 << 31})
+			input(r, &proto.Input{Kind: proto.Input_DISK, Device: 1 << 31, Local: true})
 		}), "which the guest did not make"},
 		{"a completion twice", aboutCompletion(func(r *proto.Record, i int) { input(r, r.Inputs[i]) }), "which the guest did not make"},
 		{"a completion with another status", aboutCompletion(func(r *proto.Record, i int) { r.Inputs[i].Status = 1 }), "divergence"},

@@ -16,6 +16,7 @@ import (
 
 	"ftvm/guests/ledger"
 	"ftvm/proto"
+	"ftvm/replica/pair"
 	"ftvm/test/harness"
 )
 
@@ -69,16 +70,16 @@ var strangers = []stranger{
 	{name: "a huge length", speak: send("\xff\xff\xff\xff\xff\xff\xff\xff\x7f"), primarySays: notFtvm, backupSays: notFtvm},
 	{name: "a length of more than 64 bits", speak: send(strings.Repeat("\xff", 20)), primarySays: notFtvm, backupSays: notFtvm},
 	{name: "a message that is cut off", speak: send("\x80\x80\x80\x03 and no more"), primarySays: notFtvm, backupSays: notFtvm},
-	{name: "nothing, and leaves", speak: send(""), primarySays: "closed the connection without a word", backupSays: "closed the connection without a word"},
-	{name: "nothing, and stays", speak: send(""), stays: true, backupSays: "does not answer"},
-	{name: "another magic word", speak: sendMessage(hello("fvtm replication", 1)), primarySays: notFtvm, backupSays: notFtvm},
-	{name: "a newer version", speak: sendMessage(hello(ours, 2)),
-		primarySays: "the primary speaks protocol version 1, the backup version 2: run the same ftvm on both hosts",
-		backupSays:  "the primary speaks protocol version 2, the backup version 1: run the same ftvm on both hosts"},
-	{name: "no settings", speak: sendMessage(hello(ours, 1)),
+	{name: "somebody who leaves without a word", speak: send(""), primarySays: "closed the connection without a word", backupSays: "closed the connection without a word"},
+	{name: "somebody who stays without a word", speak: send(""), stays: true, backupSays: "does not answer"},
+	{name: "another magic word", speak: sendMessage(hello("fvtm replication", pair.ProtocolVersion)), primarySays: notFtvm, backupSays: notFtvm},
+	{name: "a newer version", speak: sendMessage(hello(ours, pair.ProtocolVersion+1)),
+		primarySays: fmt.Sprintf("the primary speaks protocol version %d, the backup version %d: run the same ftvm on both hosts", pair.ProtocolVersion, pair.ProtocolVersion+1),
+		backupSays:  fmt.Sprintf("the primary speaks protocol version %d, the backup version %d: run the same ftvm on both hosts", pair.ProtocolVersion+1, pair.ProtocolVersion)},
+	{name: "no settings", speak: sendMessage(hello(ours, pair.ProtocolVersion)),
 		primarySays: "describe their machines differently: run the same ftvm on both hosts",
 		backupSays:  "describe their machines differently: run the same ftvm on both hosts"},
-	{name: "too many settings", speak: sendMessage(hello(ours, 1, make([]*proto.Setting, 1000)...)),
+	{name: "too many settings", speak: sendMessage(hello(ours, pair.ProtocolVersion, make([]*proto.Setting, 1000)...)),
 		primarySays: "describe their machines differently", backupSays: "describe their machines differently"},
 	{name: "a record first", speak: sendMessage(&proto.Message{Body: &proto.Message_Record{Record: &proto.Record{Length: 1}}}),
 		primarySays: notFtvm, backupSays: notFtvm},

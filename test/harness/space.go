@@ -69,16 +69,42 @@ func elsewhere(f func() error) error {
 	return errors.Join(err, back, home.Close())
 }
 
-// AddBridge makes a bridge, with an address as "10.0.0.1/24".
+// AddBridge makes a bridge and sets it up, with an address as "10.0.0.1/24" unless that is empty.
 func (s *Space) AddBridge(name, address string) error {
 	if err := s.Link.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}); err != nil {
 		return fmt.Errorf("adding bridge %s: %w", name, err)
 	}
+	if address == "" {
+		return s.Set(name, s.Link.LinkSetUp)
+	}
+	return s.Address(name, address)
+}
+
+// Address gives an interface an address and sets it up.
+func (s *Space) Address(name, address string) error {
 	a, err := netlink.ParseAddr(address)
 	if err != nil {
 		return err
 	}
 	return errors.Join(s.Set(name, func(l netlink.Link) error { return s.Link.AddrAdd(l, a) }), s.Set(name, s.Link.LinkSetUp))
+}
+
+// Plug joins the namespace to another by a cable, whose ends have these names here and there.
+func (s *Space) Plug(here string, to *Space, there string) error {
+	cable := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: here}, PeerName: there, PeerNamespace: netlink.NsFd(to.ns)}
+	if err := s.Link.LinkAdd(cable); err != nil {
+		return fmt.Errorf("adding the cable %s: %w", here, err)
+	}
+	return errors.Join(s.Set(here, s.Link.LinkSetUp), to.Set(there, to.Link.LinkSetUp))
+}
+
+// Enslave makes an interface a port of a bridge.
+func (s *Space) Enslave(name, bridge string) error {
+	br, err := s.Link.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", bridge, err)
+	}
+	return s.Set(name, func(l netlink.Link) error { return s.Link.LinkSetMaster(l, br) })
 }
 
 // Set changes the interface called name.

@@ -44,14 +44,14 @@ func startPair(ctx context.Context, lab *harness.Lab, image string, args ...stri
 	}
 	args = append([]string{"--engine", "soft", "--mem", "512M", "--net", "tap=ftvm0,bridge=" + bridge}, args...)
 	var addr string
-	err = p.hosts[0].do(func() (err error) {
+	err = p.hosts[0].Do(func() (err error) {
 		p.replicas[0], addr, err = lab.StartPrimary(ctx, p.images[0], append(args, "--listen", primaryAddr+":0")...)
 		return err
 	})
 	if err != nil {
 		return p, err
 	}
-	err = p.hosts[1].do(func() (err error) {
+	err = p.hosts[1].Do(func() (err error) {
 		p.replicas[1], err = lab.StartBackup(addr, p.images[1], args...)
 		return err
 	})
