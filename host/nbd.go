@@ -14,8 +14,8 @@ import (
 	"ftvm/vmm"
 )
 
-// NBD is a disk that an NBD server has, for all hosts. The server must admit one client at a time (qemu-nbd -t does, nbd-server
-// with maxconnections = 1): then a connection is the fence, as nobody else has one.
+// NBD is a disk that an NBD server has, for all hosts. The server must admit one client at a time, as qemu-nbd -t does: then a
+// connection is the fence, as nobody else has one.
 //
 // A connection that breaks is made again, and what was not answered is sent again. What is written and not yet flushed when the
 // server's host loses power may be lost, as on a disk whose cable is pulled.

@@ -244,11 +244,8 @@ func (c *Core) stop(err error) {
 func (c *Core) Next() Task {
 	switch c.role {
 	case Primary:
-		if !c.alone && uint64(c.opened-min(c.opened, c.verified)) > c.cfg.MaxLag {
-			return Task{Kind: TaskWait} // back-pressure: the backup is too far behind
-		}
-		if !c.alone && c.cfg.MaxWork > 0 && c.work() > c.cfg.MaxWork {
-			return Task{Kind: TaskWait} // likewise
+		if c.farAhead() {
+			return Task{Kind: TaskWait} // back-pressure
 		}
 		if c.consoleReleased > c.gate.Left().Console+maxConsole {
 			return Task{Kind: TaskWait} // nobody reads the console
@@ -273,12 +270,12 @@ func (c *Core) Next() Task {
 	return Task{Kind: TaskWait}
 }
 
-// work is for how long the machine ran in epochs that ended and that the backup has not verified, in ns.
-func (c *Core) work() uint64 {
-	if len(c.behind) == 0 {
-		return 0
+// farAhead reports whether the backup's execution is further behind than it may be.
+func (c *Core) farAhead() bool {
+	if c.alone || len(c.behind) == 0 {
+		return false
 	}
-	return c.worked - c.behind[0]
+	return uint64(c.opened-min(c.opened, c.verified)) > c.cfg.MaxLag || c.cfg.MaxWork > 0 && c.worked-c.behind[0] > c.cfg.MaxWork
 }
 
 // Connected tells that a connection, numbered conn, is up and past its handshake. Each has a

@@ -28,6 +28,8 @@ type guestFlags struct {
 	epoch         uint64
 	disks, nets   []string
 	digestMemory  uint64
+	// replicated is set if the machine is compared with another replica's.
+	replicated bool
 }
 
 func (g *guestFlags) register(c *cobra.Command) {
@@ -127,9 +129,11 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 			size = ledgerMem
 		}
 	}
-	identities, err := identify(v.disks, specs, log)
-	if err != nil {
-		return nil, err
+	var identities []string
+	if g.replicated { // it takes a second for each GiB or so
+		if identities, err = identify(v.disks, specs, log); err != nil {
+			return nil, err
+		}
 	}
 	if err := v.openTaps(nets); err != nil {
 		return nil, err

@@ -79,7 +79,7 @@ type start func(context.Context, *slog.Logger, pair.Options) (*pair.Node, net.Li
 
 // guestCommand makes a command that runs a guest.
 func guestCommand(use, short string, replicated bool, s start) (*cobra.Command, *replicaFlags) {
-	var g guestFlags
+	g := guestFlags{replicated: replicated}
 	var r replicaFlags
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -18,8 +18,7 @@ type blsEntry struct {
 func parseBLS(id, text string, env map[string]string) *blsEntry {
 	e := &blsEntry{id: id}
 	for line := range strings.Lines(text) {
-		key, value, _ := strings.Cut(strings.ReplaceAll(strings.TrimSpace(line), "\t", " "), " ")
-		value = strings.TrimSpace(value)
+		key, value := keyValue(line)
 		switch key {
 		case "title":
 			e.title = value
@@ -48,6 +47,12 @@ func parseBLS(id, text string, env map[string]string) *blsEntry {
 		}
 	}
 	return e
+}
+
+// keyValue takes a line of a boot loader's file apart: its first word, and the rest.
+func keyValue(line string) (key, value string) {
+	key, value, _ = strings.Cut(strings.ReplaceAll(strings.TrimSpace(line), "\t", " "), " ")
+	return key, strings.TrimSpace(value)
 }
 
 // compareBLS orders entries as a menu shows them: those with a sort key first, newer versions before older ones.

@@ -14,8 +14,7 @@ func parseExtlinux(text string) *entry {
 	var labels []*label
 	byDefault, appended := "", "" // the latter for labels without a command line of their own
 	for line := range strings.Lines(text) {
-		key, value, _ := strings.Cut(strings.ReplaceAll(strings.TrimSpace(line), "\t", " "), " ")
-		value = strings.TrimSpace(value)
+		key, value := keyValue(line)
 		key = strings.ToLower(key)
 		if key == "label" {
 			labels = append(labels, &label{name: value, entry: entry{title: value, cmdline: appended}})

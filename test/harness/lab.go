@@ -48,14 +48,24 @@ func Open() (*Lab, error) {
 // Main runs a package's tests, with a lab in *lab where there is /dev/kvm, and returns their exit
 // code.
 func Main(lab **Lab, run func() int) int {
-	if _, err := os.Stat("/dev/kvm"); err == nil {
-		if *lab, err = Open(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer (*lab).Close()
+	if _, err := os.Stat("/dev/kvm"); err != nil {
+		return run()
 	}
-	return run()
+	return WithLab(lab, run)
+}
+
+// WithLab runs a package's tests with a lab in *lab, and returns their exit code.
+func WithLab(lab **Lab, run func() int) int {
+	var err error
+	if *lab, err = Open(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := run()
+	if err := (*lab).Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	return code
 }
 
 // Close kills what still runs and removes the directory.

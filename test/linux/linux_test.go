@@ -24,19 +24,7 @@ var (
 // lab is where all tests run their processes.
 var lab *harness.Lab
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	var err error
-	if lab, err = harness.Open(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if err := lab.Close(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(harness.WithLab(&lab, m.Run)) }
 
 // out is where guests are built.
 const out = "../../guests/linux/out"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,16 +21,7 @@ func TestMain(m *testing.M) {
 	if *kills == 0 && *soak == "" {
 		os.Exit(m.Run())
 	}
-	var err error
-	if lab, err = harness.Open(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if err := lab.Close(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
+	os.Exit(harness.WithLab(&lab, m.Run))
 }
 
 // limit bounds one boot, and what is done then. It is far more than any needs, on any host.
