@@ -9,8 +9,8 @@
 //
 // Invariants:
 //
-//   - An epoch has no inputs but those of the record that opened it, and is at most
-//     Record.Length long. So whoever holds that record can produce every output of the epoch.
+//   - An epoch has no inputs but those of the record that opened it and awaited completions, which every replica has of its own,
+//     and is at most Record.Length long. So whoever holds that record can produce every output of the epoch.
 //   - The primary may end an epoch at any nameable position; a backup ends it there and
 //     nowhere else.
 //   - Digests are compared at every boundary, before the record is applied.

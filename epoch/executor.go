@@ -14,18 +14,21 @@ type Machine interface {
 	Time() vmm.Time
 	Run(until vmm.Position, pause func() bool) (vmm.StopReason, error)
 	Apply(t vmm.Time, rate vmm.Rate, inputs []vmm.Input) error
+	Deliver(in vmm.Input) error
 	Digest(memory bool) (uint64, error)
 	Report() (*vmm.Archive, error)
 	End() (vmm.End, bool)
 }
 
 // Executor runs a machine epoch by epoch. On the primary: Run until the epoch ends, Close,
-// Open. On a backup: Replay, Open.
+// Open. On a backup: Replay, Open. In between, on all: Await.
 type Executor struct {
 	m            Machine
 	memoryEvery  uint64
 	opened       Number       // how many records were applied
 	began, limit vmm.Position // of the present epoch
+
+	awaited, awaits uint64 // completions that entered in the present epoch, and how many may
 }
 
 // NewExecutor makes an executor for a machine that no record was applied to yet.
@@ -53,9 +56,22 @@ func (x *Executor) RunUpTo(length uint64, pause func() bool) (vmm.StopReason, er
 	return x.m.Run(x.began+vmm.Position(min(length, uint64(x.limit-x.began))), pause)
 }
 
+// MayAwait reports whether a completion may enter in the present epoch while the guest is halted.
+func (x *Executor) MayAwait() bool { return x.awaited < x.awaits }
+
+// Await lets the completion of the oldest request to the replica's own disks enter, while the guest is halted.
+func (x *Executor) Await(in vmm.Input) error {
+	if err := x.m.Deliver(in); err != nil {
+		return fmt.Errorf("awaited completion %d of epoch %d: %w", x.awaited, x.opened-1, err)
+	}
+	x.awaited++
+	return nil
+}
+
 // Boundary is where an epoch ended on the primary.
 type Boundary struct {
 	Position vmm.Position
+	Awaited  uint64
 	Time     vmm.Time // guest time by the machine's own count
 	Digest   uint64
 	Memory   bool
@@ -70,7 +86,7 @@ func (x *Executor) Close() (Boundary, error) {
 	if err != nil {
 		return Boundary{}, fmt.Errorf("digest at the end of epoch %d: %w", x.opened, err)
 	}
-	return Boundary{Position: x.m.Position(), Time: x.m.Time(), Digest: digest, Memory: memory, Ended: ended}, nil
+	return Boundary{Position: x.m.Position(), Awaited: x.awaited, Time: x.m.Time(), Digest: digest, Memory: memory, Ended: ended}, nil
 }
 
 // digestsMemory reports whether the digest where the machine stands covers memory. Positions are counted, and not
@@ -91,6 +107,7 @@ func (x *Executor) Open(r Record) error {
 	x.opened++
 	x.began = x.m.Position()
 	x.limit = x.began + vmm.Position(min(r.Length, uint64(math.MaxUint64-x.began)))
+	x.awaited, x.awaits = 0, r.Awaits
 	return nil
 }
 
@@ -99,10 +116,14 @@ func (x *Executor) Opened() Number { return x.opened }
 
 // Replay runs the present epoch to where record r, the next one, says that it ended, and
 // compares. A difference is a *Divergence. pause is called as Run calls it; it must not ask for a
-// pause but to give up: then Replay returns ErrInterrupted.
+// pause but to give up: then Replay returns ErrInterrupted. It returns ErrAwait where Await is to be called; both times
+// Replay is to be called again.
 func (x *Executor) Replay(r Record, pause func() bool) error {
-	if r.Position > x.limit {
+	switch {
+	case r.Position > x.limit:
 		return x.diverged(r, "position", uint64(r.Position), uint64(x.limit))
+	case r.Awaited > x.awaits:
+		return x.diverged(r, "awaited", r.Awaited, x.awaits)
 	}
 	reason, err := x.m.Run(r.Position, pause)
 	switch {
@@ -110,8 +131,12 @@ func (x *Executor) Replay(r Record, pause func() bool) error {
 		return err
 	case reason == vmm.StopPaused || reason == vmm.StopKicked:
 		return ErrInterrupted
+	case reason == vmm.StopHalted && x.awaited < r.Awaited:
+		return ErrAwait
 	case x.m.Position() != r.Position:
 		return x.diverged(r, "position", uint64(r.Position), uint64(x.m.Position()))
+	case x.awaited != r.Awaited:
+		return x.diverged(r, "awaited", r.Awaited, x.awaited)
 	}
 	if _, ended := x.m.End(); ended != r.Ended {
 		return x.diverged(r, "ended", b2u(r.Ended), b2u(ended))
@@ -136,8 +161,12 @@ func b2u(b bool) uint64 {
 	return 0
 }
 
-// ErrInterrupted is returned by Replay if it was asked to give up before the end of the epoch.
-var ErrInterrupted = errors.New("interrupted within an epoch")
+var (
+	// ErrInterrupted is returned by Replay if it was asked to give up before the end of the epoch.
+	ErrInterrupted = errors.New("interrupted within an epoch")
+	// ErrAwait is returned by Replay where the primary had an awaited completion enter.
+	ErrAwait = errors.New("the guest waits for the replica's own disk")
+)
 
 // Divergence tells that a backup's machine is not where the primary's was.
 type Divergence struct {

@@ -45,9 +45,17 @@ func (m *counter) Apply(t vmm.Time, _ vmm.Rate, inputs []vmm.Input) error {
 	}
 	m.time = t
 	for _, in := range inputs {
-		m.awake = true
-		m.sum += uint64(len(in.Data))
+		m.Deliver(in)
 	}
+	return nil
+}
+
+func (m *counter) Deliver(in vmm.Input) error {
+	if len(in.Data) > 100 {
+		return errors.New("too long")
+	}
+	m.awake = true
+	m.sum += uint64(len(in.Data))
 	return nil
 }
 
@@ -66,7 +74,7 @@ func record(t *testing.T, x *Executor, length uint64, inputs ...vmm.Input) Recor
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Record{Epoch: x.Opened(), Position: b.Position, Digest: b.Digest, Memory: b.Memory, Ended: b.Ended,
+	return Record{Epoch: x.Opened(), Position: b.Position, Awaited: b.Awaited, Digest: b.Digest, Memory: b.Memory, Ended: b.Ended,
 		Length: length, Time: 1000, Inputs: inputs}
 }
 
@@ -133,6 +141,71 @@ func TestReplayGoesOn(t *testing.T) {
 			}
 		}
 		open(t, x, r)
+	}
+}
+
+// TestAwait: a completion that entered while the guest was halted enters there again, and nowhere else.
+func TestAwait(t *testing.T) {
+	data := vmm.Input{Kind: vmm.InputDisk, Data: []byte("data")}
+	first := Record{Length: 50, Awaits: 2, Time: 1}
+	begin := func() *Executor {
+		x := NewExecutor(&counter{haltAt: 30}, 0)
+		if x.MayAwait() {
+			t.Error("a completion may enter before the first record")
+		}
+		open(t, x, first)
+		return x
+	}
+	primary := begin()
+	for _, want := range []vmm.StopReason{vmm.StopHalted, vmm.StopPosition} {
+		if reason, err := primary.Run(nil); reason != want || err != nil || !primary.MayAwait() {
+			t.Fatalf("the primary stopped for %d, %v; a completion may enter: %v", reason, err, primary.MayAwait())
+		}
+		if want == vmm.StopHalted {
+			if err := primary.Await(data); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r := record(t, primary, 50)
+	r.Time = 1
+	if r.Awaited != 1 {
+		t.Errorf("the record says that %d completions entered", r.Awaited)
+	}
+	for _, row := range []struct {
+		name   string
+		field  string // of the divergence
+		change func(r *Record)
+		awaits int // what the backup is told to let enter
+	}{
+		{"as it was", "", func(*Record) {}, 1},
+		{"none", "position", func(r *Record) { r.Awaited = 0 }, 0},
+		{"more than the guest waits for", "awaited", func(r *Record) { r.Awaited = 2 }, 1},
+		{"more than may be", "awaited", func(r *Record) { r.Awaited = 3 }, 0},
+	} {
+		backup, s := begin(), r
+		row.change(&s)
+		err := backup.Replay(s, nil)
+		for n := 0; n < row.awaits; n++ {
+			if !errors.Is(err, ErrAwait) {
+				t.Fatalf("%s: %v; want ErrAwait", row.name, err)
+			}
+			if err := backup.Await(data); err != nil {
+				t.Fatal(err)
+			}
+			err = backup.Replay(s, nil)
+		}
+		var d *Divergence
+		if errors.As(err, &d) != (row.field != "") || d != nil && d.Field != row.field {
+			t.Errorf("%s: %v; want a difference of %q", row.name, err, row.field)
+		}
+	}
+	if err := primary.Await(vmm.Input{Data: make([]byte, 101)}); err == nil {
+		t.Error("a completion entered that the machine cannot take")
+	}
+	open(t, primary, Record{Epoch: 1, Length: 50, Time: 1})
+	if primary.MayAwait() {
+		t.Error("a completion may enter in an epoch that awaits none")
 	}
 }
 

@@ -16,16 +16,19 @@ type Number uint64
 type Record struct {
 	// Epoch is the epoch that this boundary opens.
 	Epoch Number
-	// Position is where the previous epoch ended.
+	// Position is where the previous epoch ended. Awaited is how many completions entered in that epoch while the
+	// guest was halted: each that of the request to the replica's own disks that was then the oldest.
 	Position vmm.Position
+	Awaited  uint64
 	// Digest is of the machine's state there, before Inputs; Memory tells whether it covers RAM.
 	Digest uint64
 	Memory bool
 	// Ended is set if the guest came to its end there; no record follows.
 	Ended bool
-	// Length is the longest that the epoch may become, in positions. A backup that gets no
+	// Length is the longest that the epoch may become, in positions, and Awaits the most that Awaited may. A backup that gets no
 	// further record runs the epoch to this length.
 	Length uint64
+	Awaits uint64
 	// Time is guest time at the boundary.
 	Time vmm.Time
 	// Rate is how fast guest time goes on from there, until the next boundary.
@@ -62,10 +65,12 @@ func (r *Record) Proto() *proto.Record {
 	p := &proto.Record{
 		Epoch:    uint64(r.Epoch),
 		Position: uint64(r.Position),
+		Awaited:  r.Awaited,
 		Digest:   r.Digest,
 		Memory:   r.Memory,
 		Ended:    r.Ended,
 		Length:   r.Length,
+		Awaits:   r.Awaits,
 		TimeNs:   uint64(r.Time),
 		Rate:     uint64(r.Rate),
 		Left:     r.Left.Proto(),
@@ -93,10 +98,12 @@ func FromProto(p *proto.Record) (Record, error) {
 	r := Record{
 		Epoch:    Number(p.GetEpoch()),
 		Position: vmm.Position(p.GetPosition()),
+		Awaited:  p.GetAwaited(),
 		Digest:   p.GetDigest(),
 		Memory:   p.GetMemory(),
 		Ended:    p.GetEnded(),
 		Length:   p.GetLength(),
+		Awaits:   p.GetAwaits(),
 		Time:     vmm.Time(p.GetTimeNs()),
 		Rate:     vmm.Rate(p.GetRate()),
 		Left:     LeftFromProto(p.GetLeft()),

@@ -14,8 +14,8 @@ import (
 // records are some that a primary could make.
 var records = []Record{
 	{Length: 1},
-	{Epoch: 1, Position: 2, Digest: 3, Memory: true, Length: 5, Time: 6, Rate: 8, Left: Left{7, 9}},
-	{Epoch: math.MaxUint64, Position: math.MaxUint64, Digest: math.MaxUint64, Ended: true, Length: math.MaxUint64,
+	{Epoch: 1, Position: 2, Digest: 3, Memory: true, Awaited: 4, Length: 5, Awaits: 10, Time: 6, Rate: 8, Left: Left{7, 9}},
+	{Epoch: math.MaxUint64, Position: math.MaxUint64, Digest: math.MaxUint64, Ended: true, Awaited: math.MaxUint64, Length: math.MaxUint64, Awaits: math.MaxUint64,
 		Time: math.MaxUint64, Rate: math.MaxUint64, Left: Left{math.MaxUint64, math.MaxUint64}},
 	{Length: 1, Inputs: []vmm.Input{
 		{Kind: vmm.InputConsole, Data: []byte("typed")},

@@ -181,6 +181,9 @@ func (r *request) check(size uint64, readOnly bool) error {
 
 // failed says which request it was.
 func (r *request) failed(err error) error {
+	if r.Op == vmm.DiskFlush {
+		return fmt.Errorf("flush: %w", err)
+	}
 	return fmt.Errorf("%s of %d bytes at offset %d: %w", opName(r.Op), r.Length, r.Offset, err)
 }
 

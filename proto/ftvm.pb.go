@@ -484,6 +484,8 @@ type Record struct {
 	Inputs        []*Input               `protobuf:"bytes,8,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	Left          *Left                  `protobuf:"bytes,9,opt,name=left,proto3" json:"left,omitempty"`
 	Rate          uint64                 `protobuf:"varint,10,opt,name=rate,proto3" json:"rate,omitempty"`
+	Awaited       uint64                 `protobuf:"varint,11,opt,name=awaited,proto3" json:"awaited,omitempty"`
+	Awaits        uint64                 `protobuf:"varint,12,opt,name=awaits,proto3" json:"awaits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -584,6 +586,20 @@ func (x *Record) GetLeft() *Left {
 func (x *Record) GetRate() uint64 {
 	if x != nil {
 		return x.Rate
+	}
+	return 0
+}
+
+func (x *Record) GetAwaited() uint64 {
+	if x != nil {
+		return x.Awaited
+	}
+	return 0
+}
+
+func (x *Record) GetAwaits() uint64 {
+	if x != nil {
+		return x.Awaits
 	}
 	return 0
 }
@@ -954,7 +970,7 @@ const file_proto_ftvm_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"!\n" +
 	"\aRefusal\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x8a\x02\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xbc\x02\n" +
 	"\x06Record\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x04R\bposition\x12\x16\n" +
@@ -967,7 +983,9 @@ const file_proto_ftvm_proto_rawDesc = "" +
 	"\x04left\x18\t \x01(\v2\n" +
 	".ftvm.LeftR\x04left\x12\x12\n" +
 	"\x04rate\x18\n" +
-	" \x01(\x04R\x04rate\"C\n" +
+	" \x01(\x04R\x04rate\x12\x18\n" +
+	"\aawaited\x18\v \x01(\x04R\aawaited\x12\x16\n" +
+	"\x06awaits\x18\f \x01(\x04R\x06awaits\"C\n" +
 	"\x04Left\x12#\n" +
 	"\rconsole_bytes\x18\x01 \x01(\x04R\fconsoleBytes\x12\x16\n" +
 	"\x06frames\x18\x02 \x01(\x04R\x06frames\"\xd8\x01\n" +

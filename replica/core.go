@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"ftvm/epoch"
 	"ftvm/vmm"
@@ -141,6 +142,7 @@ type Core struct {
 	alone    bool   // no other replica counts any more
 	met      bool   // a connection was up: there is another replica that may claim the machine
 	trouble  error  // of this primary's host: the backup is to go on, if there is one
+	ready    bool   // a record was made since, from which it can
 	offered  bool   // it was asked to, and has not said no: only it may go on
 
 	// Of the peer, on a primary.
@@ -150,9 +152,10 @@ type Core struct {
 	behind         []uint64 // the same at the ends of the epochs that it has not verified, and of the last that it has
 
 	// On a backup.
-	told  vmm.Time // of the newest record that it had applied when it last acknowledged
-	over  bool     // the primary said that the machine is over
-	ended bool     // the guest came to its end
+	told  vmm.Time  // of the newest record that it had applied when it last acknowledged
+	over  bool      // the primary said that the machine is over
+	asked *Handover // the primary asked this backup to go on
+	ended bool      // the guest came to its end
 }
 
 // NewPrimary makes the core of a primary that waits for its backup, or, if alone, of a machine
@@ -191,12 +194,6 @@ func (c *Core) Records() int { return len(c.records) }
 
 // Left is how much output is known to have left.
 func (c *Core) Left() epoch.Left { return c.gate.Left() }
-
-// OutputsWait reports whether, on a primary, an output of the present epoch waits for a commit.
-// Where commit means verified, nothing but a boundary can bring that.
-func (c *Core) OutputsWait() bool {
-	return c.role == Primary && c.opened > 0 && c.gate.Holding(c.opened-1)
-}
 
 // Result is why the core stopped: nil if the guest ended or an operator ended it.
 func (c *Core) Result() error { return c.result }
@@ -250,7 +247,7 @@ func (c *Core) Next() Task {
 		if c.consoleReleased > c.gate.Left().Console+maxConsole {
 			return Task{Kind: TaskWait} // nobody reads the console
 		}
-		if c.yielding() {
+		if c.yielding() && c.ready {
 			return Task{Kind: TaskWait}
 		}
 		return Task{Kind: TaskRun}
@@ -545,30 +542,36 @@ func (c *Core) Trouble(err error) {
 	if c.role == Primary && c.trouble == nil && !c.alone {
 		c.trouble = err
 		c.notice("the backup is to go on: %v", err)
-		c.offer()
 	}
 }
 
 // yielding reports whether this primary waits for its backup to go on in its place.
 func (c *Core) yielding() bool { return c.trouble != nil && !c.alone }
 
-// offer asks the backup to go on. Whoever claims the machine itself does not ask.
+// offer asks the backup to go on, from a record of which nothing was run here. Whoever claims the machine itself does not ask.
 func (c *Core) offer() {
-	if c.role == Primary && c.yielding() && c.synced && !c.claiming {
+	if c.role == Primary && c.yielding() && c.ready && c.synced && !c.claiming {
 		c.offered = true
 		c.send(Handover{c.trouble.Error()})
 	}
 }
 
-// receiveHandover goes on in the primary's place. The primary will not go on unless it hears that this backup cannot, so
-// it need not wait for the claim.
 func (c *Core) receiveHandover(m Handover) {
 	if c.role != Backup {
 		c.distrust(fmt.Errorf("%w: a handover to a replica that is %s", ErrPeer, c.role))
 		return
 	}
-	c.claim("it leaves: " + m.Reason)
-	c.drop()
+	c.asked = &m
+	c.accept()
+}
+
+// accept goes on in the place of a primary that asked for it, once all that the primary did was repeated here: as long as that may fail,
+// this backup may still say that it cannot. The primary will not go on unless it hears that, so it need not wait for the claim.
+func (c *Core) accept() {
+	if c.role == Backup && c.asked != nil && len(c.records) == 0 && !c.claiming && !c.over {
+		c.claim("it leaves: " + c.asked.Reason)
+		c.drop()
+	}
 }
 
 func (c *Core) receiveGoodbye(m Goodbye) {
@@ -610,8 +613,55 @@ func (c *Core) Input(in vmm.Input) {
 	c.inputs = append(c.inputs, in)
 }
 
-// InputsWait reports whether a boundary is wanted for inputs.
-func (c *Core) InputsWait() bool { return len(c.inputs) > 0 }
+// BoundaryWanted reports whether, on a primary, the epoch should end: inputs wait, or outputs that nothing else can commit,
+// or the machine is to be handed over.
+func (c *Core) BoundaryWanted() bool {
+	outputs := c.cfg.Verified && c.role == Primary && c.opened > 0 && c.gate.Holding(c.opened-1)
+	return outputs || len(c.inputs) > 0 || c.yielding() && !c.ready
+}
+
+// Oldest is the oldest request to the replica's own disks that is not complete: what a halted guest waits for.
+func (c *Core) Oldest() (device uint32, id uint64, ok bool) {
+	if c.role == Failover && len(c.records) == 0 && broken(RuleAwait) {
+		return 0, 0, false
+	}
+	for i := range c.gate.Outstanding() {
+		if o := &c.gate.Outstanding()[i]; isLocal(o) {
+			return o.Device, o.Seq, true
+		}
+	}
+	return 0, 0, false
+}
+
+// Await takes, on a primary whose guest is halted, the completion of the oldest request to the replica's own disks, if it
+// is there: it may enter without a record. One that tells of an error may not: other replicas would not have it.
+func (c *Core) Await() (in vmm.Input, ok bool) {
+	i := c.oldestInput()
+	if i < 0 {
+		return in, false
+	}
+	in = c.inputs[i]
+	c.inputs = slices.Delete(c.inputs, i, i+1)
+	c.Awaited(in.Device, in.ID)
+	return in, true
+}
+
+// Awaitable reports whether what Await takes is there, and nothing else wants a boundary.
+func (c *Core) Awaitable() bool { return len(c.inputs) == 1 && c.oldestInput() == 0 }
+
+// oldestInput is where among the inputs that is which Await takes, or -1.
+func (c *Core) oldestInput() int {
+	device, id, ok := c.Oldest()
+	if !ok || c.role != Primary || c.yielding() {
+		return -1
+	}
+	return slices.IndexFunc(c.inputs, func(in vmm.Input) bool {
+		return in.Kind == vmm.InputDisk && in.Device == device && in.ID == id && in.Status == vmm.DiskOK
+	})
+}
+
+// Awaited tells, on a replica that repeats an epoch or runs the failover epoch, that the completion of the oldest request entered.
+func (c *Core) Awaited(device uint32, id uint64) { c.gate.Complete(device, id) }
 
 // Produced takes outputs that the machine made in the present epoch.
 func (c *Core) Produced(outs []vmm.Output) {
@@ -688,15 +738,16 @@ func (c *Core) Executed() {
 	}
 	c.time = r.Time
 	// The primary hears of it with the next acknowledgement, or sooner if it may wait for it.
-	if c.role == Backup && (c.cfg.Verified || c.awaited() || uint64(c.opened)%max(1, c.cfg.MaxLag/4) == 0) {
+	if c.role == Backup && (c.cfg.Verified || c.nearLimit() || uint64(c.opened)%max(1, c.cfg.MaxLag/4) == 0) {
 		c.ack()
 	}
 	c.checkOver()
+	c.accept()
 }
 
-// awaited reports whether a primary that has sent what is here, and has heard of no more than was told, may be close to its
+// nearLimit reports whether a primary that has sent what is here, and has heard of no more than was told, may be close to its
 // limit of work. Guest time passes for at least as long as it worked.
-func (c *Core) awaited() bool {
+func (c *Core) nearLimit() bool {
 	newest := c.time
 	if n := len(c.records); n > 0 {
 		newest = c.records[n-1].Time
@@ -719,6 +770,7 @@ type Opening struct {
 	Time   vmm.Time // guest time; see Clock
 	Rate   vmm.Rate
 	Length uint64 // the longest that the epoch may become, in positions
+	Awaits uint64 // how many completions may enter in it while the guest is halted
 }
 
 // Boundary takes the end of an epoch that was run here first: of a TaskRun or a TaskFailover.
@@ -728,8 +780,8 @@ func (c *Core) Boundary(b epoch.Boundary, o Opening) epoch.Record {
 		c.takeOver()
 	}
 	r := epoch.Record{
-		Epoch: c.opened, Position: b.Position, Digest: b.Digest, Memory: b.Memory, Ended: b.Ended,
-		Length: o.Length, Time: max(o.Time, b.Time), Rate: o.Rate, Left: c.gate.Left(),
+		Epoch: c.opened, Position: b.Position, Awaited: b.Awaited, Digest: b.Digest, Memory: b.Memory, Ended: b.Ended,
+		Length: o.Length, Awaits: o.Awaits, Time: max(o.Time, b.Time), Rate: o.Rate, Left: c.gate.Left(),
 	}
 	if broken(RuleLeft) {
 		r.Left.Frames = math.MaxUint64
@@ -737,8 +789,12 @@ func (c *Core) Boundary(b epoch.Boundary, o Opening) epoch.Record {
 	if broken(RuleTime) {
 		r.Time = o.Time
 	}
-	// What this replica's host is in trouble with, the backup's may do: so it does not enter yet.
-	if !b.Ended && !c.yielding() {
+	// What this replica's host is in trouble with, the backup's may do: so it does not enter yet. Nor will anything be awaited in
+	// this epoch, which is not run here: then the backup may go on even if its own disk fails likewise.
+	switch {
+	case c.yielding():
+		r.Awaits, c.ready = 0, true
+	case !b.Ended:
 		r.Inputs = c.takeInputs()
 	}
 	shipped := r
@@ -762,6 +818,8 @@ func (c *Core) Boundary(b epoch.Boundary, o Opening) epoch.Record {
 	if b.Ended && c.role == Primary {
 		c.role = Ending
 		c.checkEnding()
+	} else {
+		c.offer()
 	}
 	return r
 }

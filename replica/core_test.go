@@ -185,11 +185,11 @@ func TestOutputRuleVerified(t *testing.T) {
 		ack 2 1    : -> run
 		ack 2 2    : release print 0 a -> run
 	`)
-	if !c.OutputsWait() {
+	if !c.BoundaryWanted() {
 		t.Error("an output of the present epoch waits, and nobody says that a boundary is wanted")
 	}
 	play(t, c, "boundary : opens record 2, send record 2 -> run")
-	if c.OutputsWait() {
+	if c.BoundaryWanted() {
 		t.Error("a boundary is wanted for an output whose epoch is over: it would bring nothing")
 	}
 }
@@ -629,11 +629,11 @@ func TestRecordsAreBounded(t *testing.T) {
 		boundary       : opens record 1 frame of 700000 frame of 300000 -> run
 		boundary       : opens record 2 frame of 100000 -> run
 	`)
-	if !c.InputsWait() {
+	if !c.BoundaryWanted() {
 		t.Error("an input waits, and nobody says that a boundary is wanted")
 	}
 	play(t, c, "boundary : opens record 3 frame of 2000000 -> run")
-	if c.InputsWait() {
+	if c.BoundaryWanted() {
 		t.Error("a boundary is wanted, and no input waits")
 	}
 }
@@ -708,11 +708,12 @@ func TestHandover(t *testing.T) {
 	c := NewPrimary(config, false)
 	play(t, c, begun+`
 		writes 0        : release write 0 -> run
-		trouble         : send handover -> wait
-		disk 0          : -> wait
-		# Only once; and an epoch that was under way ends without what the backup may get better.
-		trouble         : -> wait
-		boundary        : opens record 1, send record 1 -> wait
+		disk 0 fails    : -> run
+		trouble         : -> run
+		# Only once; and the epoch that was under way ends without what the backup may get better.
+		trouble         : -> run
+		await           : -> run
+		boundary        : awaits nothing, opens record 1, send record 1, send handover -> wait
 		tick            : -> wait
 		tick            : send heartbeat 0 -> wait
 		goodbye dropped : -> stop with an error
@@ -726,38 +727,58 @@ func TestHandover(t *testing.T) {
 		claimed won     : -> failover
 		boundary        : opens record 1 -> run
 	`)
+	// First it repeats what the primary did. As long as that may fail, it can say no.
+	play(t, NewBackup(config), followed+`
+		record 1        : send ack 2 1 -> replay 1
+		handover        : -> replay 1
+		disconnected 1  : dial -> replay 1
+		connected 2     : send ack 2 1 -> replay 1
+		handover        : -> replay 1
+		executed        : send ack 2 2, claim, send goodbye dropped -> wait
+		claimed won     : -> failover
+	`)
+	c = NewBackup(config)
+	play(t, c, followed+`
+		record 1        : send ack 2 1 -> replay 1
+		handover        : -> replay 1
+	`)
+	c.Fail(errors.New("disk full"))
+	play(t, c, "tick : send goodbye leaving -> stop with an error")
 	// The backup cannot: the primary goes on, with its trouble.
 	play(t, NewPrimary(config, false), begun+`
 		writes 0        : release write 0 -> run
-		trouble         : send handover -> wait
-		disk 0          : -> wait
+		disk 0 fails    : -> run
+		trouble         : -> run
+		boundary        : awaits nothing, opens record 1, send record 1, send handover -> wait
 		goodbye leaving : claim -> wait
 		claimed won     : send goodbye dropped -> run
-		boundary        : opens record 1 disk 0 -> run
+		boundary        : opens record 2 disk 0 -> run
 		trouble         : -> run
 	`)
 	// Once it was asked, a silent backup may have gone on.
 	play(t, NewPrimary(config, false), begun+`
-		trouble : send handover -> wait
-		tick    : -> wait
-		tick    : send heartbeat 0 -> wait
-		tick    : send heartbeat 0 -> stop with an error
+		trouble  : -> run
+		boundary : awaits nothing, opens record 1, send record 1, send handover -> wait
+		tick     : -> wait
+		tick     : send heartbeat 0 -> wait
+		tick     : send heartbeat 0 -> stop with an error
 	`)
 	// There is no connection when the trouble comes.
 	play(t, NewPrimary(config, false), begun+`
 		disconnected 1 : -> run
-		trouble        : -> wait
+		trouble        : -> run
+		boundary       : awaits nothing, opens record 1 -> wait
 		connected 2    : -> wait
-		ack 1 1        : send handover -> wait
+		ack 1 1        : send record 1, send handover -> wait
 		disconnected 2 : -> wait
 		connected 3    : -> wait
-		ack 1 1        : send handover -> wait
+		ack 2 1        : send handover -> wait
 		quit           : send goodbye leaving -> stop
 	`)
 	// Nor a backup any more.
 	play(t, NewPrimary(config, false), begun+`
 		goodbye leaving : claim -> run
-		trouble         : -> wait
+		trouble         : -> run
 		claimed won     : send goodbye dropped -> run
 	`)
 	play(t, NewPrimary(config, true), `
@@ -766,6 +787,52 @@ func TestHandover(t *testing.T) {
 		disk 0   : -> run
 		boundary : opens record 1 disk 0 -> run
 	`)
+}
+
+// While the guest is halted the completion of the oldest request to the replica's own disks may enter without a record.
+func TestAwait(t *testing.T) {
+	c := NewPrimary(config, false)
+	play(t, c, begun+`
+		writes 7 shared : release write 7 -> run
+		writes 0        : release write 0 -> run
+		writes 1        : release write 1 -> run
+		writes 2        : release write 2 -> run
+		await           : -> run
+		disk 1          : -> run
+		await           : -> run
+		disk 0          : -> run
+		await           : awaited 0 -> run
+		await           : awaited 1 -> run
+		# An error is not the same on all replicas.
+		disk 2 fails    : -> run
+		await           : -> run
+		boundary        : opens record 1 disk 2, send record 1 disk 2 -> run
+	`)
+	c = NewPrimary(config, false)
+	play(t, c, begun+`
+		writes 0 : release write 0 -> run
+		disk 0   : -> run
+	`)
+	if !c.Awaitable() {
+		t.Error("what a guest that halts now would wait for is there, and the epoch is to end all the same")
+	}
+	c.Input(vmm.Input{Kind: vmm.InputConsole, Data: []byte("x")})
+	if c.Awaitable() {
+		t.Error("something else waits, and the epoch is not to end")
+	}
+	// A backup that takes over does not repeat what entered in its failover epoch.
+	c = NewBackup(config)
+	play(t, c, followed+`
+		writes 0              : release write 0 -> wait
+		writes 1              : release write 1 -> wait
+		goodbye leaving       : claim -> wait
+		claimed won           : send goodbye dropped -> failover
+	`)
+	if device, id, ok := c.Oldest(); device != 0 || id != 0 || !ok {
+		t.Errorf("the oldest request is %d of disk %d, %v", id, device, ok)
+	}
+	c.Awaited(0, 0)
+	play(t, c, "boundary : opens record 1, repeat write 1 -> run")
 }
 
 // Hostile or broken words do no harm to the machine: a primary goes on without such a backup,

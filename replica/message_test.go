@@ -15,7 +15,7 @@ import (
 // messages is one of each kind, and the edges.
 var messages = []Message{
 	RecordMessage{epoch.Record{Length: 1}},
-	RecordMessage{epoch.Record{Epoch: 7, Position: 70, Digest: 1 << 63, Memory: true, Ended: true, Length: 9, Time: 8, Rate: 5, Left: epoch.Left{Console: 6, Frames: 4},
+	RecordMessage{epoch.Record{Epoch: 7, Position: 70, Digest: 1 << 63, Memory: true, Ended: true, Length: 9, Awaited: 2, Awaits: 3, Time: 8, Rate: 5, Left: epoch.Left{Console: 6, Frames: 4},
 		Inputs: []vmm.Input{{Kind: vmm.InputConsole, Data: []byte("a")}, {Kind: vmm.InputDisk, Device: 1, ID: 2, Status: vmm.DiskError}}}},
 	Ack{}, Ack{Held: 1 << 63, Verified: 3},
 	Heartbeat{}, Heartbeat{epoch.Left{Console: 5, Frames: 6}}, Handover{"why"},

@@ -33,4 +33,6 @@ const (
 	RuleTime
 	// RuleHandover: a primary that asked its backup to go on does not go on itself, unless the backup cannot.
 	RuleHandover
+	// RuleAwait: in the failover epoch, too, a halted guest gets the completion that it waits for.
+	RuleAwait
 )

@@ -92,8 +92,12 @@ func (p *player) step(w []string) string {
 		c.PeerBroke(p.conn, errors.New("garbage"))
 	case "type":
 		c.Input(vmm.Input{Kind: vmm.InputConsole, Data: []byte(w[1])})
-	case "disk":
-		c.Input(vmm.Input{Kind: vmm.InputDisk, ID: arg(1)})
+	case "disk": // disk <id> [fails]
+		in := vmm.Input{Kind: vmm.InputDisk, ID: arg(1)}
+		if len(w) > 2 {
+			in.Status = vmm.DiskError
+		}
+		c.Input(in)
 	case "brings": // brings <bytes>: a frame
 		c.Input(vmm.Input{Kind: vmm.InputFrame, Data: make([]byte, arg(1))})
 	case "trouble":
@@ -110,8 +114,15 @@ func (p *player) step(w []string) string {
 		c.ConsoleWritten(arg(1))
 	case "boundary":
 		p.position++
-		r := c.Boundary(epoch.Boundary{Position: p.position, Ended: len(w) > 1}, Opening{Worked: 10, Time: 100, Rate: 1, Length: 10})
+		r := c.Boundary(epoch.Boundary{Position: p.position, Ended: len(w) > 1}, Opening{Worked: 10, Time: 100, Rate: 1, Length: 10, Awaits: 1})
+		if r.Awaits == 0 {
+			said = append(said, "awaits nothing")
+		}
 		said = append(said, "opens "+record(r))
+	case "await": // the guest is halted
+		if in, ok := c.Await(); ok {
+			said = append(said, fmt.Sprint("awaited ", in.ID))
+		}
 	case "executed":
 		c.Executed()
 	case "leave":

@@ -221,6 +221,16 @@ func (m *Machine) Apply(t Time, rate Rate, inputs []Input) error {
 	return nil
 }
 
+// Deliver lets an input enter within an epoch, at the present position. Whoever calls it sees to it that all replicas do
+// so, there.
+func (m *Machine) Deliver(in Input) error {
+	if m.mid {
+		return ErrMidEpoch
+	}
+	m.platform.SetTime(m.Time())
+	return m.platform.Deliver(in)
+}
+
 // Exits is how often the CPU came out of the engine so far, on this replica.
 func (m *Machine) Exits() uint64 { return m.exits }
 

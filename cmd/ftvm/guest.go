@@ -150,6 +150,9 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 	ram := vmm.NewRAM(mem)
 	img.HideRTC = kind.tellsTime
 	state, err := boot.Load(ram, img.Image)
+	if err != nil && img.where != "" {
+		err = fmt.Errorf("%w: it is on %s; %s", err, img.where, giveKernel)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("loading %s: %w", img.kernel, err)
 	}

@@ -64,14 +64,16 @@ func (g *imageFlags) read() (img image, err error) {
 func (g *imageFlags) find(img *image, disks []host.Storage, specs []host.DiskSpec) error {
 	if img.Kernel == nil {
 		system, where, err := findSystem(disks, specs)
-		switch {
-		case err != nil:
-			return err
-		case system != nil:
-			if err := img.adopt(system); err != nil {
-				return fmt.Errorf("%s: %w", where, err)
+		if system != nil {
+			if err = img.adopt(system); err != nil {
+				err = fmt.Errorf("%s: %w", where, err)
 			}
 			img.where = where
+		}
+		switch {
+		case err != nil:
+			return fmt.Errorf("%w; %s", err, giveKernel)
+		case system != nil:
 		case len(disks) == 0:
 			return errors.New("the ledger guest needs a disk: add --disk IMG (and create one with: ftvm disk create IMG --size 64M)")
 		default:
@@ -84,6 +86,9 @@ func (g *imageFlags) find(img *image, disks []host.Storage, specs []host.DiskSpe
 	img.Cmdline = strings.TrimSpace(img.Cmdline + " " + g.appended)
 	return nil
 }
+
+// giveKernel is what to do about a disk that does not boot.
+const giveKernel = "a kernel can be given with --kernel"
 
 // adopt makes img what a disk says, but for an initial RAM disk that was given.
 func (img *image) adopt(s *bootdisk.System) (err error) {
@@ -122,7 +127,7 @@ func findSystem(disks []host.Storage, specs []host.DiskSpec) (s *bootdisk.System
 			return nil, "", fmt.Errorf("%s: %w", specs[i], err)
 		}
 		if without == nil {
-			without = fmt.Errorf("%s: %w; or name a kernel with --kernel", specs[i], err)
+			without = fmt.Errorf("%s: %w", specs[i], err)
 		}
 	}
 	return nil, "", without

@@ -20,7 +20,7 @@ import (
 const (
 	magic = "ftvm replication"
 	// ProtocolVersion changes with every change of the wire format or of its meaning.
-	ProtocolVersion = 2
+	ProtocolVersion = 3
 	// maxMessage bounds one message of a peer, in bytes.
 	maxMessage = 8 << 20
 	// handshakeTime bounds how long a peer may take for its part of the handshake.

@@ -122,15 +122,18 @@ type Node struct {
 	crowded atomic.Bool   // frames wait for which the guest had no room
 
 	// Of the goroutine that runs the machine.
-	outs   []vmm.Output
-	clock  replica.Clock
-	speed  replica.Pace
-	opened time.Time    // when the present epoch was opened
-	begun  vmm.Position // where
-	worked uint64       // for how long it ran in the present epoch, in ns
-	pace   uint64       // positions that the guest would have made in EpochTime, by the last epoch that had any
-	due    time.Time    // when it should end
-	alarm  *time.Timer  // makes it end, on an exact clock, on which a guest may run for long without an exit
+	outs    []vmm.Output
+	clock   replica.Clock
+	speed   replica.Pace
+	opened  time.Time     // when the present epoch was opened
+	begun   vmm.Position  // where
+	worked  uint64        // for how long it ran in the present epoch, in ns
+	waited  time.Duration // for how long the guest waited for completions in the present epoch
+	wait    time.Duration // how long it does so lately, for one
+	renewed bool          // the present epoch came in place of one that had to wait
+	pace    uint64        // positions that the guest would have made in EpochTime, by the last epoch that had any
+	due     time.Time     // when it should end
+	alarm   *time.Timer   // makes it end, on an exact clock, on which a guest may run for long without an exit
 }
 
 // notice is something for the log.
@@ -363,7 +366,7 @@ func (n *Node) step(f func(c *replica.Core)) {
 			n.opt.Machine.Kick()
 			n.emptied.Broadcast()
 		}
-	case n.core.InputsWait() || n.opt.Core.Verified && n.core.OutputsWait():
+	case n.core.BoundaryWanted():
 		n.want()
 	}
 	n.rouse()
@@ -411,7 +414,7 @@ func (n *Node) perform(a replica.Action) {
 
 // acquire waits for the shared disks.
 func (n *Node) acquire(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, n.opt.AcquireTime)
+	ctx, cancel := context.WithTimeoutCause(ctx, n.opt.AcquireTime, fmt.Errorf("--acquire-time of %v is over", n.opt.AcquireTime))
 	defer cancel()
 	for i := range n.opt.Disks {
 		if d := n.opt.shared(uint32(i)); d != nil {

@@ -268,14 +268,14 @@ func (m *toy) Apply(t vmm.Time, rate vmm.Rate, inputs []vmm.Input) error {
 	m.base, m.basePos, m.rate = t, m.pos, rate
 	m.halted = m.halted && (m.alarm == 0 || t < m.alarm)
 	for _, in := range inputs {
-		if err := m.deliver(in); err != nil {
+		if err := m.Deliver(in); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *toy) deliver(in vmm.Input) error {
+func (m *toy) Deliver(in vmm.Input) error {
 	m.hash(uint64(in.Kind), in.ID, uint64(in.Device), uint64(in.Status))
 	for _, b := range in.Data {
 		m.hash(uint64(b))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"ftvm/epoch"
@@ -49,29 +50,43 @@ func (n *Node) loop() error {
 
 // runEpoch goes on with the present epoch as the primary, to its end.
 func (n *Node) runEpoch() error {
+	began := time.Now()
+	if began.Sub(n.opened) > n.opt.EpochTime/late && !n.renewed {
+		return n.renew()
+	}
+	n.renewed = false
 	ends := func() bool {
 		// Age ends no epoch in which the guest did not move: if a boundary takes longer
 		// than EpochTime, it never would.
 		return n.wanted.Load() || n.isOver() || n.roomAgain() || n.moved() > 0 && time.Now().After(n.due)
 	}
 	var reason vmm.StopReason
-	var err error
-	for {
-		reason, err = n.run(math.MaxUint64, func() bool { n.drainRequests(); return ends() })
-		if err != nil || reason != vmm.StopPaused || ends() {
-			break
-		} // else by a kick that was for an epoch before
+	for awaiting := true; awaiting; {
+		var err error
+		for {
+			reason, err = n.run(math.MaxUint64, func() bool { n.drainRequests(); return ends() })
+			if err != nil || reason != vmm.StopPaused || ends() || n.moved() > 0 {
+				break
+			} // else by a kick that was for an epoch before
+		}
+		// An epoch that is wanted to end is given some length all the same: what comes right after goes with the same
+		// record, and a guest to which much comes gets on. So does a guest that is about to halt for what has come.
+		short := n.pace / shortest
+		if n.awaitable() {
+			short += n.moved()
+		}
+		for err == nil && reason == vmm.StopPaused && n.exact() && n.moved() < short {
+			reason, err = n.run(short, func() bool { n.drainRequests(); return n.isOver() })
+		}
+		if awaiting = reason == vmm.StopHalted; err == nil && awaiting {
+			awaiting, err = n.await()
+		}
+		if err != nil {
+			return err
+		}
 	}
-	// An epoch that is wanted to end is given some length all the same: what comes right after goes with the same
-	// record, and a guest to which much comes gets on.
-	for short := n.pace / shortest; err == nil && reason == vmm.StopPaused && n.exact() && n.moved() < short; {
-		reason, err = n.run(short, func() bool { n.drainRequests(); return n.isOver() })
-	}
-	if err != nil {
-		return err
-	}
-	took := max(1, time.Since(n.opened))
-	n.worked = uint64(took)
+	n.worked = uint64(time.Since(began))
+	took := max(1, time.Since(began)-n.waited)
 	if moved := n.moved(); moved > 0 {
 		n.pace = max(minLength, uint64(float64(moved)*float64(n.opt.EpochTime)/float64(took)))
 		n.speed.Ran(moved, uint64(took))
@@ -81,6 +96,16 @@ func (n *Node) runEpoch() error {
 	if reason == vmm.StopHalted && time.Since(n.opened) < idleCut {
 		n.idle()
 	}
+	return n.boundary()
+}
+
+// renew ends an epoch that has not begun, as the guest had to wait for its backup: guest time would go on from when the record was made.
+// The next one begins, however long it had to wait: otherwise the guest might never get on.
+func (n *Node) renew() error {
+	if _, err := n.run(0, n.isOver); err != nil {
+		return err
+	}
+	n.worked, n.renewed = 0, true
 	return n.boundary()
 }
 
@@ -115,16 +140,66 @@ func (n *Node) run(length uint64, pause func() bool) (vmm.StopReason, error) {
 // idle waits until the guest has a reason to wake.
 func (n *Node) idle() {
 	n.alarm.Stop()
-	var timer <-chan time.Time
-	if t, ok := n.opt.Machine.Deadline(); ok {
-		n.guestTime(time.Now())
-		timer = time.After(time.Duration(min(n.clock.Wait(t), math.MaxInt64)))
-	}
+	timer := n.guestTimer()
 	for !n.wanted.Load() && !n.isOver() && !n.arriving() {
 		if n.rest(timer) {
 			return
 		}
 	}
+}
+
+// guestTimer is up when the timer is due for which a halted guest waits.
+func (n *Node) guestTimer() <-chan time.Time {
+	t, ok := n.opt.Machine.Deadline()
+	if !ok {
+		return nil
+	}
+	n.guestTime(time.Now())
+	return time.After(time.Duration(min(n.clock.Wait(t), math.MaxInt64)))
+}
+
+// await waits, on a primary whose guest is halted, for the oldest request to the replica's own disks, and lets its completion enter.
+// It reports false if the epoch is to end instead.
+func (n *Node) await() (bool, error) {
+	if !n.x.MayAwait() {
+		return false, nil
+	}
+	began, timer := time.Now(), (<-chan time.Time)(nil)
+	for {
+		n.mu.Lock()
+		in, come := n.core.Await()
+		_, _, outstanding := n.core.Oldest()
+		wanted := n.core.BoundaryWanted() || !n.crowded.Load() && slices.ContainsFunc(n.frames, func(f [][]byte) bool { return len(f) > 0 })
+		n.wanted.Store(wanted) // the completion alone is no reason any more
+		n.mu.Unlock()
+		switch {
+		case come:
+			took := time.Since(began)
+			n.waited += took
+			n.wait += (took - n.wait) / waits
+			return true, n.x.Await(in)
+		case !outstanding || wanted || n.isOver() || n.arriving() || n.moved() > 0 && time.Now().After(n.due):
+			return false, nil
+		case timer == nil:
+			timer = n.guestTimer()
+		}
+		if n.rest(timer) {
+			return false, nil
+		}
+	}
+}
+
+// waits is over how many waits for a completion their time is averaged.
+const waits = 8
+
+// awaitable reports whether the epoch need not end if the guest halts soon: only the completion is there that it will wait for.
+func (n *Node) awaitable() bool {
+	if !n.x.MayAwait() {
+		return false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.core.Awaitable()
 }
 
 // rest waits until something changed, or timer is up, which it reports.
@@ -142,7 +217,7 @@ func (n *Node) rest(timer <-chan time.Time) (up bool) {
 
 // guestTime is what guest time should be now.
 func (n *Node) guestTime(now time.Time) vmm.Time {
-	return n.clock.Read(vmm.Time(now.UnixNano()), uint64(now.Sub(n.stats.started)), n.opt.Machine.Time())
+	return n.clock.Read(wallTime(now), uint64(now.Sub(n.stats.started)), n.opt.Machine.Time())
 }
 
 // arriving reports whether something waits that the guest can take.
@@ -171,13 +246,45 @@ func (n *Node) runFailover() error {
 	n.mu.Unlock()
 	for {
 		reason, err := n.run(math.MaxUint64, func() bool { n.drainRequests(); return n.isOver() })
-		if err != nil {
-			return err
+		awaited := false
+		if err == nil && reason == vmm.StopHalted && n.x.MayAwait() {
+			awaited, err = n.follow()
 		}
-		if reason != vmm.StopPaused { // by a kick that came before
+		switch {
+		case errors.Is(err, errDisk):
+			return fmt.Errorf("%w: the primary may have gone on from there, so its image is the one to start from", err)
+		case err != nil:
+			return err
+		case !awaited && reason != vmm.StopPaused: // by a kick that came before
 			return n.boundary()
 		}
 	}
+}
+
+// errDisk is why a backup cannot follow.
+var errDisk = errors.New("this host's disk failed what the primary's did")
+
+// follow has the completion enter that the guest is halted for, as it entered on the primary: the replica's own disk says what it
+// brings. It reports false if the guest waits for no disk of the replica.
+func (n *Node) follow() (bool, error) {
+	n.mu.Lock()
+	device, id, ok := n.core.Oldest()
+	n.mu.Unlock()
+	if !ok {
+		return false, nil
+	}
+	r, err := n.own(request{device, id})
+	switch {
+	case err != nil:
+		return false, err
+	case r.err != nil:
+		return false, fmt.Errorf("%w: %w", errDisk, r.err)
+	}
+	if err := n.x.Await(vmm.Input{Kind: vmm.InputDisk, Device: device, ID: id, Data: r.data, Local: true}); err != nil {
+		return false, err
+	}
+	n.step(func(c *replica.Core) { c.Awaited(device, id) })
+	return true, nil
 }
 
 // boundary ends the present epoch and opens the next, as the primary.
@@ -214,7 +321,7 @@ func (n *Node) boundary() error {
 
 // opening decides how the next epoch begins.
 func (n *Node) opening(b epoch.Boundary, now time.Time) replica.Opening {
-	o := replica.Opening{Worked: n.worked, Time: n.guestTime(now), Rate: n.opt.Machine.Clock().Rate(), Length: n.nextLength()}
+	o := replica.Opening{Worked: n.worked, Time: n.guestTime(now), Rate: n.opt.Machine.Clock().Rate(), Length: n.nextLength(), Awaits: n.nextAwaits()}
 	if n.exact() {
 		o.Rate = n.speed.Rate(o.Length, uint64(n.opt.EpochTime), uint64(max(b.Time, o.Time)-o.Time), o.Rate)
 	}
@@ -237,6 +344,10 @@ func (n *Node) nextLength() uint64 {
 		return min(n.opt.EpochLength, n.pace)
 	}
 }
+
+// nextAwaits is how many completions may enter in the next epoch without a record: as many as come, lately, in EpochTime. That
+// bounds in time what a backup waits for in its failover epoch.
+func (n *Node) nextAwaits() uint64 { return 1 + uint64(n.opt.EpochTime/max(n.wait, time.Microsecond)) }
 
 // environment gives the core what a boundary brings besides completions.
 func (n *Node) environment(c *replica.Core) {
@@ -287,7 +398,7 @@ func (n *Node) open(r epoch.Record) error {
 	if err := n.x.Open(r); err != nil {
 		return err
 	}
-	n.opened, n.begun = time.Now(), n.opt.Machine.Position()
+	n.opened, n.begun, n.waited = time.Now(), n.opt.Machine.Position(), 0
 	n.due = n.opened.Add(n.opt.EpochTime)
 	if t, ok := n.opt.Machine.Deadline(); ok {
 		now := n.opt.Machine.Time()
@@ -311,7 +422,15 @@ func (n *Node) replay(r epoch.Record) error {
 		if err == nil {
 			break
 		}
-		if !errors.Is(err, epoch.ErrInterrupted) || n.isOver() {
+		if errors.Is(err, epoch.ErrAwait) {
+			var ok bool
+			if ok, err = n.follow(); err == nil && !ok {
+				err = fmt.Errorf("%w: an awaited completion, where the guest waits for no disk of this replica", replica.ErrPeer)
+			}
+		} else if errors.Is(err, epoch.ErrInterrupted) && !n.isOver() {
+			err = nil
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -343,30 +462,40 @@ func (n *Node) resolve(inputs []vmm.Input) ([]vmm.Input, error) {
 		if out[i].Local == shared {
 			return nil, fmt.Errorf("%w: a completion of disk %d, which is shared on one replica only", replica.ErrPeer, key.device)
 		}
-		for !shared {
-			n.mu.Lock()
-			r, known := n.local[key]
-			if r != nil {
-				delete(n.local, key)
-			}
-			n.mu.Unlock()
-			if !known {
-				return nil, fmt.Errorf("%w: a completion of request %d of disk %d, which the guest did not make", replica.ErrPeer, key.id, key.device)
-			}
-			if r != nil && r.err != nil && out[i].Status == vmm.DiskOK {
-				return nil, r.err
-			}
-			if r != nil {
-				out[i].Data = r.data
-				break
-			}
-			if n.isOver() {
-				return nil, epoch.ErrInterrupted
-			}
-			<-n.wake
+		if shared {
+			continue
 		}
+		r, err := n.own(key)
+		switch {
+		case err != nil:
+			return nil, err
+		case r.err != nil && out[i].Status == vmm.DiskOK:
+			return nil, fmt.Errorf("%w: %w", errDisk, r.err)
+		}
+		out[i].Data = r.data
 	}
 	return out, nil
+}
+
+// own waits for what one of the replica's own disks says of a request that a record names, or that the guest waits for.
+func (n *Node) own(key request) (*result, error) {
+	for {
+		n.mu.Lock()
+		r, known := n.local[key]
+		if r != nil {
+			delete(n.local, key)
+		}
+		n.mu.Unlock()
+		switch {
+		case !known:
+			return nil, fmt.Errorf("%w: a completion of request %d of disk %d, which the guest did not make", replica.ErrPeer, key.id, key.device)
+		case r != nil:
+			return r, nil
+		case n.isOver():
+			return nil, epoch.ErrInterrupted
+		}
+		<-n.wake
+	}
 }
 
 // drainRequests hands the machine's outputs to the core if there is a disk request among

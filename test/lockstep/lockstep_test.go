@@ -34,8 +34,9 @@ type world struct {
 	ram     *vmm.RAM
 	disk    []byte
 	console []byte
-	// done holds what the disk said of each request, in order of issue.
+	// done holds what the disk said of each request, in order of issue; the guest was told of the first ones.
 	done []vmm.Input
+	told int
 }
 
 // interpret says whether the engine soft that was made last does.
@@ -128,7 +129,6 @@ func (w *world) collect() {
 func (w *world) record(rng *rand.Rand) []epoch.Record {
 	x := epoch.NewExecutor(w.m, 1)
 	now := start
-	told := 0
 	length := uint64(1000)
 	if w.m.Clock().Name == instructions {
 		length = 100_000
@@ -141,6 +141,10 @@ func (w *world) record(rng *rand.Rand) []epoch.Record {
 			w.t.Fatal(err)
 		}
 		w.collect()
+		if reason == vmm.StopHalted && x.MayAwait() && w.told < len(w.done) && rng.IntN(4) > 0 {
+			w.await(x)
+			continue
+		}
 		b, err := x.Close()
 		if err != nil {
 			w.t.Fatal(err)
@@ -149,8 +153,8 @@ func (w *world) record(rng *rand.Rand) []epoch.Record {
 		if due, ok := w.m.Deadline(); ok && reason == vmm.StopHalted {
 			now = max(now, due)
 		}
-		r := epoch.Record{Epoch: x.Opened(), Position: b.Position, Digest: b.Digest, Memory: b.Memory,
-			Ended: b.Ended, Length: 1 + rng.Uint64N(length), Time: max(now, b.Time)}
+		r := epoch.Record{Epoch: x.Opened(), Position: b.Position, Awaited: b.Awaited, Digest: b.Digest, Memory: b.Memory,
+			Ended: b.Ended, Length: 1 + rng.Uint64N(length), Awaits: rng.Uint64N(4), Time: max(now, b.Time)}
 		if n := w.m.EntropyWanted(); n > 0 {
 			data := make([]byte, n)
 			for i := range data {
@@ -158,9 +162,9 @@ func (w *world) record(rng *rand.Rand) []epoch.Record {
 			}
 			r.Inputs = append(r.Inputs, vmm.Input{Kind: vmm.InputEntropy, Data: data})
 		}
-		for told < len(w.done) && rng.IntN(3) > 0 {
-			r.Inputs = append(r.Inputs, w.done[told])
-			told++
+		for w.told < len(w.done) && rng.IntN(3) > 0 {
+			r.Inputs = append(r.Inputs, w.done[w.told])
+			w.told++
 		}
 		records = append(records, r)
 		if b.Ended {
@@ -172,15 +176,34 @@ func (w *world) record(rng *rand.Rand) []epoch.Record {
 	}
 }
 
+// await tells the halted guest of the oldest request that it was not told of.
+func (w *world) await(x *epoch.Executor) {
+	if err := x.Await(w.done[w.told]); err != nil {
+		w.t.Fatal(err)
+	}
+	w.told++
+}
+
 // replay runs the guest from records as a backup would; at boundary move, if there is such, it
 // goes on in the world that moved makes. It returns the world that came to the end.
 func (w *world) replay(records []epoch.Record, move epoch.Number, moved func() *world) *world {
 	x := epoch.NewExecutor(w.m, 1)
 	for _, r := range records {
-		if err := x.Replay(r, func() bool { w.collect(); return false }); err != nil {
+		err := epoch.ErrAwait
+		for err == epoch.ErrAwait {
+			err = x.Replay(r, func() bool { w.collect(); return false })
+			if w.collect(); err == epoch.ErrAwait {
+				w.await(x)
+			}
+		}
+		if err != nil {
 			w.t.Fatalf("record %d of %d: %v", r.Epoch, len(records), err)
 		}
-		w.collect()
+		for _, in := range r.Inputs {
+			if in.Kind == vmm.InputDisk {
+				w.told++
+			}
+		}
 		if r.Ended {
 			return w
 		}
@@ -207,7 +230,7 @@ func (w *world) moveTo(to *world) *world {
 		w.t.Fatal(err)
 	}
 	copy(to.disk, w.disk)
-	to.console, to.done = w.console, w.done
+	to.console, to.done, to.told = w.console, w.done, w.told
 	return to
 }
 

@@ -162,9 +162,11 @@ func (w *world) check() {
 }
 
 // excused tells whether the end of the machine is explained by faults: an operator ended it,
-// both replicas are lost, or the one that had gone on alone is.
+// both replicas are lost, or the one that had gone on alone is. Sick disks explain nothing if one replica could hand the machine over
+// to the other, and could be told that it must not.
 func (w *world) excused(actor, other *proc) bool {
-	hurt := func(p *proc) bool { return p.injected || p.sick }
+	more := actor.injected || other.injected || w.apart || actor.moments[momentHandover]+other.moments[momentHandover] == 0
+	hurt := func(p *proc) bool { return p.injected || p.sick && more }
 	switch {
 	case w.quit, hurt(actor) && hurt(other), hurt(actor) && actor.alone:
 		return true
@@ -188,6 +190,7 @@ type reference struct {
 // tell the difference.
 type request struct {
 	vmm.Output
+	done      bool
 	completed int // number of the record with the completion
 	failed    bool
 }
@@ -207,25 +210,51 @@ func (w *world) refer(p *proc) *reference {
 		}
 		return false
 	}
-	for i, r := range p.log {
-		err := x.Replay(r, drain)
-		drain()
-		if err == nil {
-			err = ref.complete(i, r.Inputs)
+	follow := func() error {
+		for i, r := range p.log {
+			for _, in := range r.awaited {
+				if err := x.Replay(r.Record, drain); err != epoch.ErrAwait {
+					return fmt.Errorf("request %d did not enter where the guest halts: %w", in.ID, err)
+				}
+				drain()
+				if err := ref.await(x, i, in); err != nil {
+					return err
+				}
+			}
+			err := x.Replay(r.Record, drain)
+			drain()
+			if err == nil {
+				err = ref.complete(i, r.Inputs)
+			}
+			if err == nil {
+				err = x.Open(r.Record)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if err == nil {
-			err = x.Open(r)
-		}
-		if err != nil {
-			w.violate("a machine that never fails does not follow the %s's records: %v", p.name, err)
-			return nil
+		// The epoch that it was in, and what it did not come to any more.
+		for awaited := p.awaited; ; {
+			reason, err := x.Run(drain)
+			drain()
+			if err != nil || reason != vmm.StopHalted || !x.MayAwait() || len(awaited) == 0 && ref.oldest() == nil {
+				return err
+			}
+			if len(awaited) > 0 {
+				err, awaited = ref.await(x, len(p.log)-1, awaited[0]), awaited[1:]
+			} else {
+				q := ref.oldest()
+				err = ref.await(x, never, vmm.Input{Kind: vmm.InputDisk, Device: q.Device, ID: q.Seq, Data: perform(&ref.disks[q.Device].image, &q.Output), Local: true})
+			}
+			if err != nil {
+				return err
+			}
 		}
 	}
-	if _, err := x.Run(drain); err != nil {
-		w.violate("the reference: %v", err)
+	if err := follow(); err != nil {
+		w.violate("a machine that never fails does not follow the %s's records: %v", p.name, err)
 		return nil
 	}
-	drain()
 	if end, ended := m.End(); p.finished && (!ended || end != p.m.end) {
 		w.violate("the %s's guest ended with %v, the reference with %v", p.name, p.m.end, end)
 	}
@@ -245,6 +274,27 @@ func (ref *reference) take(o *vmm.Output) {
 	}
 }
 
+// oldest is the request to the replica's own disk that a halted guest waits for, or nil.
+func (ref *reference) oldest() *request {
+	for i := range ref.disks[0].requests {
+		if q := &ref.disks[0].requests[i]; !q.done {
+			return q
+		}
+	}
+	return nil
+}
+
+// await lets a completion enter in the epoch that a record closes. It must be that of the oldest request.
+func (ref *reference) await(x *epoch.Executor, record int, in vmm.Input) error {
+	if q := ref.oldest(); q == nil || q.Seq != in.ID || in.Device != 0 || in.Status != vmm.DiskOK {
+		return fmt.Errorf("request %d of disk %d entered as awaited", in.ID, in.Device)
+	}
+	if err := ref.complete(record, []vmm.Input{in}); err != nil {
+		return err
+	}
+	return x.Await(in)
+}
+
 // complete does what is complete; reads must have returned the same.
 func (ref *reference) complete(record int, inputs []vmm.Input) error {
 	for _, in := range inputs {
@@ -256,7 +306,7 @@ func (ref *reference) complete(record int, inputs []vmm.Input) error {
 			return errors.New("a completion of a request that was not made")
 		}
 		q := &d.requests[in.ID]
-		q.completed, q.failed = record, in.Status == vmm.DiskError
+		q.done, q.completed, q.failed = true, record, in.Status == vmm.DiskError
 		if q.Op == vmm.DiskFlush || q.failed && q.Op == vmm.DiskRead {
 			continue
 		}
@@ -347,16 +397,16 @@ func (w *world) checkTyped(actor *proc) {
 }
 
 func same(a, b *epoch.Record) bool {
-	return a.Position == b.Position && a.Digest == b.Digest && a.Time == b.Time && a.Rate == b.Rate && a.Length == b.Length && a.Ended == b.Ended &&
+	return a.Position == b.Position && a.Awaited == b.Awaited && a.Awaits == b.Awaits && a.Digest == b.Digest && a.Time == b.Time && a.Rate == b.Rate && a.Length == b.Length && a.Ended == b.Ended &&
 		slices.EqualFunc(a.Inputs, b.Inputs, func(x, y vmm.Input) bool {
 			return x.Kind == y.Kind && x.Device == y.Device && x.ID == y.ID && x.Status == y.Status && bytes.Equal(x.Data, y.Data)
 		})
 }
 
 // common is how many records two logs begin with alike.
-func common(a, b []epoch.Record) int {
+func common(a, b []entry) int {
 	n := 0
-	for n < len(a) && n < len(b) && same(&a[n], &b[n]) {
+	for n < len(a) && n < len(b) && same(&a[n].Record, &b[n].Record) {
 		n++
 	}
 	return n

@@ -20,6 +20,7 @@ type plan struct {
 
 	memoryEvery  uint64
 	epochLength  uint64
+	awaits       uint64 // completions that may enter in an epoch
 	epochTime    int64
 	idleCut      int64
 	early        int      // the primary ends an epoch early after so many slices of 100
@@ -126,6 +127,7 @@ func newPlan(rng *rand.Rand) plan {
 		},
 		memoryEvery:  pick[uint64](rng, 0, 1, 3),
 		epochLength:  uint64(scale(rng, 1, 64)),
+		awaits:       pick[uint64](rng, 0, 1, 4, 64),
 		epochTime:    scale(rng, 100*microsecond, 20*millisecond),
 		idleCut:      pick(rng, 2*millisecond, second),
 		early:        pick(rng, 0, 5, 30, 60),
@@ -217,7 +219,14 @@ func (p *plan) promised(rng *rand.Rand) {
 		at += 100*millisecond + scale(rng, millisecond, 200*millisecond)
 		p.faults = append(p.faults, fault{at: at, what: short, proc: rng.IntN(2), long: scale(rng, millisecond, 30*millisecond)})
 	}
-	if rng.IntN(4) > 0 {
+	switch rng.IntN(8) {
+	case 0, 1:
+	case 2: // both disks are full
+		at := min(scale(rng, 100*microsecond, lastFault), lastFault)
+		for i := range 2 {
+			p.faults = append(p.faults, fault{proc: i, what: miserySick, at: at, long: second})
+		}
+	default:
 		p.fault(rng, pick(rng, miseryDie, miseryDie, miseryPower, miseryLeave, miseryFail, miserySick), scale(rng, millisecond, 100*millisecond))
 	}
 	if rng.IntN(8) == 0 {
@@ -264,6 +273,7 @@ func (w *world) strike(f fault) {
 		return
 	}
 	w.tell(p, "FAULT: %s", f)
+	w.apart = w.apart || f.what == miseryPause || f.what == miseryBreak || f.what == miseryCut
 	switch f.what {
 	case miseryDie, miseryPower:
 		p.die(f.what == miseryPower)

@@ -48,7 +48,8 @@ type proc struct {
 	gone   bool     // exited or dead
 
 	// For the checker.
-	log      []epoch.Record
+	log      []entry
+	awaited  []vmm.Input // in the present epoch
 	accepted []typedLine // what the core took
 	alone    bool        // it was alone at some time
 	granted  bool        // it won a claim
@@ -63,6 +64,12 @@ type proc struct {
 	framed   []epoch.Number // for each frame that the machine made, in which epoch
 	shared   []epoch.Number // for each request to the shared disk
 	known    uint64         // frames that it was told have left
+}
+
+// entry is a record that was applied, and what entered, awaited, in the epoch that it closed.
+type entry struct {
+	epoch.Record
+	awaited []vmm.Input
 }
 
 // made says in which epoch a piece of console output was made.
@@ -120,7 +127,7 @@ func (p *proc) step(f func(c *replica.Core)) {
 			return
 		}
 	}
-	if p.core.InputsWait() || p.w.plan.core.Verified && p.core.OutputsWait() {
+	if p.core.BoundaryWanted() {
 		p.wanted = true
 	}
 	if p.core.Alone() && !p.alone {
@@ -300,7 +307,7 @@ func (p *proc) opening(b epoch.Boundary) replica.Opening {
 		p.w.violate("guest time %d is behind the host's, %d", now, p.host())
 	}
 	rate := vmm.Rate(plan.rate/2 + p.w.rng.Uint64N(plan.rate))
-	return replica.Opening{Worked: uint64(p.w.now - p.opened), Time: now, Rate: p.speed.Rate(length, uint64(plan.epochTime), uint64(max(b.Time, now)-now), rate), Length: length}
+	return replica.Opening{Worked: uint64(p.w.now - p.opened), Time: now, Rate: p.speed.Rate(length, uint64(plan.epochTime), uint64(max(b.Time, now)-now), rate), Length: length, Awaits: plan.awaits}
 }
 
 // work is Node.loop, until it must wait, or compute for a while.
@@ -361,10 +368,12 @@ func (p *proc) runEpoch() (wait bool, err error) {
 		slice, early := 1+w.rng.IntN(w.plan.slice), w.chance(w.plan.early)
 		// An epoch that is too old ends, but not before the guest moved.
 		due := func() bool { return w.now > p.due && p.m.Position() != p.began }
+		// It goes on if it may be about to halt for what has come.
+		wanted := func() bool { return p.wanted && (early || !p.x.MayAwait() || !p.core.Awaitable()) }
 		reason, err := p.x.Run(func() bool {
 			p.drain()
 			slice--
-			return slice < 0 || p.wanted || p.gone || due()
+			return slice < 0 || wanted() || p.gone || due()
 		})
 		p.drain()
 		switch {
@@ -372,24 +381,69 @@ func (p *proc) runEpoch() (wait bool, err error) {
 			return false, err
 		case p.moment(momentPosition):
 			return true, nil
-		case reason == vmm.StopHalted && w.now-p.opened < w.plan.idleCut:
-			p.idle, p.wake = true, limit
-			if t, ok := p.m.Deadline(); ok {
-				p.guestTime()
-				p.wake = w.now + int64(p.clock.Wait(t))
-				w.at(p.wake, p, p.work)
+		case reason == vmm.StopHalted && !early && p.x.MayAwait():
+			if in, ok := p.core.Await(); ok {
+				p.wanted = p.core.BoundaryWanted()
+				return false, p.await(in)
 			}
-		case reason == vmm.StopPaused && !p.wanted && !due() && !early:
+			until := p.timer()
+			if p.m.Position() != p.began {
+				until = min(until, p.due+1)
+			}
+			if _, _, ok := p.core.Oldest(); ok && !p.wanted && !p.arriving() && w.now < until {
+				w.at(until, p, p.work)
+				return true, nil
+			}
+		}
+		switch {
+		case reason == vmm.StopHalted && w.now-p.opened < w.plan.idleCut:
+			p.idle, p.wake = true, p.timer()
+			w.at(p.wake, p, p.work)
+		case reason == vmm.StopPaused && !wanted() && !due() && !early:
 			return false, nil // go on
 		}
 	}
 	if p.idle {
-		if !p.wanted && w.now < p.wake && !(len(p.frames) > 0 && p.m.FrameRoom(0, p.frames) > 0) {
+		if !p.wanted && w.now < p.wake && !p.arriving() {
 			return true, nil
 		}
 		p.idle = false
 	}
 	return false, p.boundary()
+}
+
+// arriving is Node.arriving.
+func (p *proc) arriving() bool { return len(p.frames) > 0 && p.m.FrameRoom(0, p.frames) > 0 }
+
+// timer is Node.guestTimer.
+func (p *proc) timer() int64 {
+	t, ok := p.m.Deadline()
+	if !ok {
+		return limit
+	}
+	p.guestTime()
+	return p.w.now + int64(p.clock.Wait(t))
+}
+
+// await lets a completion enter that the guest is halted for.
+func (p *proc) await(in vmm.Input) error {
+	p.w.tell(p, "request %d, which the guest waits for, enters as complete", in.ID)
+	p.awaited = append(p.awaited, in)
+	return p.x.Await(in)
+}
+
+// follow is Node.follow.
+func (p *proc) follow() (ok, wait bool, err error) {
+	device, id, ok := p.core.Oldest()
+	if !ok {
+		return false, false, nil
+	}
+	r := p.result(device, id)
+	if !r.done || r.err != nil {
+		return true, r.err == nil, r.err
+	}
+	p.core.Awaited(device, id)
+	return true, false, p.await(vmm.Input{Kind: vmm.InputDisk, Device: device, ID: id, Data: r.data, Local: true})
 }
 
 // runFailover is Node.runFailover.
@@ -400,6 +454,11 @@ func (p *proc) runFailover() (wait bool, err error) {
 	p.drain()
 	if err != nil || p.gone || p.moment(momentFailover) || reason == vmm.StopPaused {
 		return false, err
+	}
+	if reason == vmm.StopHalted && p.x.MayAwait() {
+		if ok, wait, err := p.follow(); ok {
+			return wait, err
+		}
 	}
 	return false, p.boundary()
 }
@@ -428,12 +487,15 @@ func (p *proc) boundary() error {
 		r = c.Boundary(b, p.opening(b))
 	})
 	p.checkLag(r.Epoch)
-	p.log = append(p.log, r) // even if it died since: the record may be on its way
+	p.enter(r) // even if it died since: the record may be on its way
 	if p.gone || p.moment(momentBoundary) {
 		return nil
 	}
 	return p.open(r)
 }
+
+// enter puts a record into the log.
+func (p *proc) enter(r epoch.Record) { p.log, p.awaited = append(p.log, entry{r, p.awaited}), nil }
 
 // open is Node.open.
 func (p *proc) open(r epoch.Record) error {
@@ -461,6 +523,12 @@ func (p *proc) replay() (wait bool, err error) {
 		switch {
 		case p.gone || p.moment(momentReplay) || errors.Is(err, epoch.ErrInterrupted):
 			return false, nil
+		case errors.Is(err, epoch.ErrAwait):
+			ok, wait, err := p.follow()
+			if !ok {
+				err = fmt.Errorf("%w: an awaited completion, where the guest waits for no disk", replica.ErrPeer)
+			}
+			return wait, err
 		case err != nil:
 			return false, err
 		}
@@ -474,7 +542,7 @@ func (p *proc) replay() (wait bool, err error) {
 	if err := p.open(r); err != nil {
 		return false, fmt.Errorf("%w: %w", replica.ErrPeer, err)
 	}
-	p.log = append(p.log, r)
+	p.enter(r)
 	p.done()
 	p.step((*replica.Core).Executed)
 	p.moment(momentExecuted)

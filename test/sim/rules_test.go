@@ -21,7 +21,7 @@ func TestRulesAreNeeded(t *testing.T) {
 		{"P1", replica.RuleP1}, {"P2", replica.RuleP2}, {"P3", replica.RuleP3}, {"P4", replica.RuleP4},
 		{"P5", replica.RuleP5}, {"P6", replica.RuleP6}, {"failover", replica.RuleFailover}, {"P7", replica.RuleP7},
 		{"output", replica.RuleOutput}, {"left", replica.RuleLeft}, {"shared", replica.RuleShared}, {"fence", replica.RuleFence},
-		{"time", replica.RuleTime}, {"handover", replica.RuleHandover},
+		{"time", replica.RuleTime}, {"handover", replica.RuleHandover}, {"await", replica.RuleAwait},
 	}
 	defer func() { replica.Broken = 0 }()
 	for _, r := range rules {

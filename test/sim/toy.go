@@ -293,15 +293,15 @@ func (m *toy) Apply(t vmm.Time, rate vmm.Rate, inputs []vmm.Input) error {
 	m.base, m.basePos, m.rate = t, m.pos, rate
 	m.acc = mix(m.acc ^ uint64(t) ^ uint64(rate)<<32) // the guest looks at the clock in every epoch
 	for i := range inputs {
-		if err := m.deliver(&inputs[i]); err != nil {
+		if err := m.Deliver(inputs[i]); err != nil {
 			return fmt.Errorf("toy: input %d: %w", i, err)
 		}
 	}
 	return nil
 }
 
-// deliver takes an input as an interrupt handler would: at once, whatever the guest does.
-func (m *toy) deliver(in *vmm.Input) error {
+// Deliver takes an input as an interrupt handler would: at once, whatever the guest does.
+func (m *toy) Deliver(in vmm.Input) error {
 	m.acc = mix(m.acc ^ uint64(in.Kind) ^ uint64(in.Status)<<4 ^ in.ID<<8)
 	for _, b := range in.Data {
 		m.acc = m.acc*31 + uint64(b)

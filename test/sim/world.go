@@ -52,6 +52,7 @@ type world struct {
 	again    uint64   // frames that left more than once
 	typed    uint64   // lines that were typed so far
 	quit     bool     // an operator ended the machine
+	apart    bool     // for some time the replicas could not hear each other
 
 	outside bool // check only what can be seen from the outside
 
