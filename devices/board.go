@@ -106,7 +106,7 @@ func New(c Config, ram *vmm.RAM) *Board {
 		panic(err)
 	}
 	b := &Board{pic: newPIC(), rtc: newRTC(), i8042: newI8042(), exit: newExitPorts(), pci: newPCIBus()}
-	b.pit = newPIT(func(level bool) { b.pic.setIRQ(irqTimer, level) })
+	b.pit = newPIT(b.tick)
 	b.acpi = &acpi{off: b.exit.powerOff}
 	b.uart = newUART(func(level bool) { b.pic.setIRQ(irqSerial, level) })
 	for i, disk := range c.Disks {
@@ -267,7 +267,21 @@ func (b *Board) Deadline() (vmm.Time, bool) {
 func (b *Board) Interrupt() bool { return b.pic.interrupt() }
 
 // Acknowledge returns the vector of the interrupt that the CPU takes.
-func (b *Board) Acknowledge() vmm.Vector { return b.pic.acknowledge() }
+func (b *Board) Acknowledge() vmm.Vector {
+	v := b.pic.acknowledge()
+	b.pit.taken()
+	return v
+}
+
+// tick reports n edges of the timer's output, and returns how many are owed as the guest has yet to take the first.
+func (b *Board) tick(n uint64) (owed uint64) {
+	if b.pic.master.edges&(1<<irqTimer) != 0 {
+		return n
+	}
+	b.pic.setIRQ(irqTimer, false)
+	b.pic.setIRQ(irqTimer, true)
+	return n - 1
+}
 
 // Deliver takes an input, or returns why it cannot and changes nothing.
 func (b *Board) Deliver(in vmm.Input) error {

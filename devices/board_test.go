@@ -453,6 +453,49 @@ func TestBoardDeadline(t *testing.T) {
 	}
 }
 
+// TestBoardOwesTicks: ticks that come while the guest has yet to take one come after it, also if the guest masks
+// them meanwhile, as Linux does; until the timer is programmed anew.
+func TestBoardOwesTicks(t *testing.T) {
+	g := newGuest(t)
+	g.b.SetTime(1e9)
+	g.initPIC()
+	program := func() {
+		g.out(0x43, 1, 0x34) // counter 0, mode 2
+		g.out(0x40, 1, 0xA9) // 1193 clocks: 999.85 us
+		g.out(0x40, 1, 0x04)
+	}
+	take := func() (n int) {
+		for g.b.Interrupt() {
+			if v := g.b.Acknowledge(); v != 0x20 {
+				t.Fatalf("vector %#x", v)
+			}
+			g.out(0x21, 1, 1)
+			g.out(0x20, 1, 0x20)
+			g.b.SetTime(g.b.pit.now + 100) // nothing falls due
+			g.out(0x21, 1, 0)
+			n++
+		}
+		return n
+	}
+	program()
+	g.b.SetTime(g.b.pit.now + 10e3)
+	take() // the timer of before may have ticked
+	for _, periods := range []int{1, 7, 1, 300} {
+		g.b.SetTime(g.b.pit.now + vmm.Time(periods)*1e6)
+		if n := take(); n != periods {
+			t.Errorf("after %d periods the guest takes %d ticks", periods, n)
+		}
+	}
+	g.b.SetTime(g.b.pit.now + 1e6)
+	g.b.SetTime(g.b.pit.now + 2e6)
+	if program(); g.b.pit.owed != 0 {
+		t.Errorf("programmed anew, it owes %d ticks", g.b.pit.owed)
+	}
+	if n := take(); n != 1 {
+		t.Errorf("programmed anew, the guest takes %d ticks, want the one that it was told of", n)
+	}
+}
+
 // TestBoardHostileState restores damaged states: each must fail or give a board that
 // works.
 func TestBoardHostileState(t *testing.T) {

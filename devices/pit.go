@@ -57,13 +57,16 @@ const (
 // The counters are brought up to date only when somebody looks: at a port access, when
 // IRQ0 is due, and in State. So how often setTime was called leaves no trace.
 //
-// Only rising edges of OUT0 are reported, each as a fall and a rise of IRQ0: that
-// line is edge-triggered for good. If several are due at once, one is reported.
+// Only rising edges of OUT0 are reported: IRQ0 is edge-triggered for good. Guest time moves in steps, and a guest that counts
+// ticks (Linux, before it has found a better clock) must not lose those that come while it has yet to take one: they
+// are owed, as by the timer of KVM, and come as soon as it has taken that.
 type pit struct {
-	irq func(level bool)
+	// irq reports n edges, one of them at most at once, and returns how many are owed.
+	irq func(n uint64) (owed uint64)
 
 	now     vmm.Time
 	due     vmm.Time   // when OUT0 rises next, or never; follows from the counters
+	owed    uint64     // rises of OUT0, since counter 0 was last written to, that are still to be reported
 	clock   uint64     // input clocks up to the time the counters stand at
 	counter [3]counter // the gates of 0 and 1 are always high
 	portB   uint8
@@ -72,8 +75,7 @@ type pit struct {
 // newPIT returns the timer as firmware leaves it: counter 0 gives the 18.2 ticks a second of a PC's
 // clock, counter 1 the refresh, counter 2 is not programmed. Linux counts on the first: it reads counter 0
 // for randomness, before it programs it, until the status byte says that there is a count.
-// irq sets the level of IRQ0.
-func newPIT(irq func(level bool)) *pit {
+func newPIT(irq func(n uint64) (owed uint64)) *pit {
 	p := &pit{irq: irq, due: never}
 	for i := range p.counter {
 		p.counter[i] = counter{control: pitRWBoth | 3<<pitModeShift, gate: i != 2, out: true, null: true}
@@ -89,18 +91,28 @@ func newPIT(irq func(level bool)) *pit {
 func (p *pit) setTime(t vmm.Time) {
 	p.now = t
 	if t >= p.due && p.due != never {
+		n := p.counter[0].rises(clocksAt(t) - p.clock)
 		p.sync()
 		p.schedule()
-		p.rise()
+		p.report(n)
 	}
 }
 
 // deadline is when IRQ0 rises next by itself; it is after the last setTime.
 func (p *pit) deadline() (vmm.Time, bool) { return p.due, p.due != never }
 
-func (p *pit) rise() {
-	p.irq(false)
-	p.irq(true)
+// pitOwed is the most ticks that are owed. A guest whose time jumped further, as it may if its host's clock is set, would be
+// kept busy by them for too long.
+const pitOwed = 4096
+
+// report reports n more edges.
+func (p *pit) report(n uint64) { p.owed = p.irq(p.owed + min(n, pitOwed-p.owed)) }
+
+// taken tells that the guest took an interrupt, maybe this timer's.
+func (p *pit) taken() {
+	if p.owed > 0 {
+		p.report(0)
+	}
 }
 
 // clocksAt is the number of input clocks up to time t: floor(t * pitHz / nsHz).
@@ -170,9 +182,12 @@ func (p *pit) out(port uint16, v uint8) {
 	default:
 		p.counter[port-portPITCounter0].write(v)
 	}
+	if port == portPITCounter0 || port == portPITControl && v>>pitSelect == 0 && v&pitRW != 0 {
+		p.owed = 0
+	}
 	p.schedule()
 	if p.counter[0].out && !before {
-		p.rise()
+		p.report(1)
 	}
 }
 
@@ -204,12 +219,17 @@ func (p *pit) State(a *vmm.Archive) {
 	p.sync()
 	a.Section("pit")
 	a.U64("now", (*uint64)(&p.now))
+	a.U64("owed", &p.owed)
 	a.U8("port_b", &p.portB)
 	for i := range p.counter {
 		a.Section(pitSections[i])
 		p.counter[i].state(a)
 	}
 	if a.Loading() {
+		if p.owed > pitOwed {
+			a.Fail("%d ticks are owed, more than %d", p.owed, pitOwed)
+			p.owed = 0
+		}
 		p.clock = clocksAt(p.now)
 		p.schedule()
 	}
@@ -451,6 +471,18 @@ func (c *counter) untilRise() (n uint64, ok bool) {
 	default:
 		return n + 1, c.armed
 	}
+}
+
+// rises is how often OUT rises within n clocks.
+func (c *counter) rises(n uint64) uint64 {
+	first, ok := c.untilRise()
+	switch m := c.mode(); {
+	case !ok || n < first:
+		return 0
+	case m == 2 || m == 3:
+		return 1 + (n-first)/uint64(c.reload)
+	}
+	return 1
 }
 
 // value is what CE reads as.

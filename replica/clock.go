@@ -60,7 +60,8 @@ func (p *Pace) Ran(positions, ns uint64) {
 	now := max(1, scale(p.ns, vmm.RateUnit, p.positions))
 	// Faster code is believed at once, slower code by and by: guest time should rather lag than outrun.
 	if p.estimate != 0 && now > p.estimate {
-		now = p.estimate + (now-p.estimate+3)/4
+		// And a host that was busy with other things for a moment must not make the guest seem slower by orders of magnitude.
+		now = p.estimate + (min(now, 4*p.estimate)-p.estimate+3)/4
 	}
 	*p = Pace{estimate: now}
 }

@@ -93,8 +93,11 @@ func TestPace(t *testing.T) {
 	check("5 ns a position", 5)
 	p.Ran(500_000, ms)
 	check("2 ns a position", 2)
-	p.Ran(100_000, ms)
-	check("10 ns a position, for once", 4)
+	p.Ran(200_000, ms)
+	check("5 ns a position, for once", 2.75)
+	p.Ran(500_000, ms)
+	p.Ran(1000, ms)
+	check("1000 ns a position, for once", 3.5)
 	for range 50 {
 		p.Ran(100_000, ms)
 	}

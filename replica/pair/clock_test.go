@@ -246,6 +246,42 @@ func TestLag(t *testing.T) {
 	})
 }
 
+// TestTimeAfterWaiting: a guest that had to wait for its backup goes on with the time of now; but every other epoch begins in any case.
+func TestTimeAfterWaiting(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSide("the primary", think(1000), off())
+		s.opt.Core.MaxLag, s.opt.EpochTime = 10, 10*time.Millisecond
+		p := led(t, s)
+		heard := p.listen()
+		p.say(replica.Ack{})
+		newest := func(want epoch.Number) (r epoch.Record) {
+			t.Helper()
+			synctest.Wait()
+			for _, m := range *heard {
+				if m, ok := m.(replica.RecordMessage); ok {
+					r = m.Record
+				}
+			}
+			if r.Epoch != want {
+				t.Fatalf("the newest record is %d, want %d", r.Epoch, want)
+			}
+			return r
+		}
+		at := newest(10).Position
+		for n := range epoch.Number(6) {
+			time.Sleep(time.Second)
+			p.say(replica.Ack{Held: 11 + n, Verified: 1 + n})
+			r := newest(11 + n)
+			renewed := n%2 == 0
+			if r.Time != vmm.Time(time.Now().UnixNano()) || (r.Position == at) != renewed {
+				t.Errorf("record %d is of position %d after %d, and of time %d; it is %d", r.Epoch, r.Position, at, r.Time, time.Now().UnixNano())
+			}
+			at = r.Position
+		}
+		s.quit(t)
+	})
+}
+
 // TestOutputWaits: an output leaves when the record that opened its epoch is acknowledged; if commit
 // means verified, when that epoch was executed. A boundary is made at once for that.
 func TestOutputWaits(t *testing.T) {

@@ -229,12 +229,14 @@ func TestDivergence(t *testing.T) {
 				s.machine.spoil = 12
 			}
 		}, work...)
-		err := b.wait(t) // while the guest waits for input
+		p.console.awaitText(t, "uno")
+		p.Type([]byte("hello"))
+		err := b.wait(t) // while the guest waits for more
 		var d *epoch.Divergence
 		if !errors.As(err, &d) || d.Field != "digest" || d.Position < 12 || d.State == nil {
 			t.Errorf("the backup stopped with %v", err)
 		}
-		p.Type([]byte("hello, world"))
+		p.Type([]byte(", world"))
 		p.ends(t)
 		if got := p.console.text(); got != workShows {
 			t.Errorf("showed %q, want %q", got, workShows)

@@ -9,12 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"ftvm/guests/ledger"
 )
 
-// BinaryEnv names the environment variable with the path of the ftvm to use; without it one is built.
+// BinaryEnv names the environment variable with the path of the ftvm to use; without it, or if it is to have build tags, one is built.
 const BinaryEnv = "FTVM_BIN"
 
 // Lab is a directory with an ftvm binary, and the processes that run there.
@@ -27,16 +28,16 @@ type Lab struct {
 }
 
 // Open makes a lab, in a new directory for temporary files, and builds ftvm from the module in
-// which the caller was started.
-func Open() (*Lab, error) {
+// which the caller was started, with the build tags that are given.
+func Open(tags ...string) (*Lab, error) {
 	dir, err := os.MkdirTemp("", "ftvm-")
 	if err != nil {
 		return nil, err
 	}
 	l := &Lab{dir: dir, bin: os.Getenv(BinaryEnv)}
-	if l.bin == "" {
+	if l.bin == "" || len(tags) > 0 {
 		l.bin = l.Path("ftvm")
-		build := exec.Command("go", "build", "-o", l.bin, "ftvm/cmd/ftvm")
+		build := exec.Command("go", "build", "-tags", strings.Join(tags, ","), "-o", l.bin, "ftvm/cmd/ftvm")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			return nil, errors.Join(fmt.Errorf("building ftvm: %w\n%s", err, out), l.Close())

@@ -27,13 +27,15 @@ const (
 )
 
 // writeWallClock is WRMSR of msrWallClock: where to store, once, the wall time at which system time was 0. System time may
-// begin anywhere, and is guest time; so that is 0 as well.
+// begin anywhere, and is guest time; so that is 0 as well. It is as good as a kick: whoever asks for the wall time should get
+// that of now. Linux asks once, before it has a clock: what guest time jumps right after, its wall clock lacks for good.
 func (c *CPU) writeWallClock(v uint64) bool {
 	var p [12]byte // struct pvclock_wall_clock
 	if !c.storeClock(v, p[:]) {
 		return false
 	}
 	c.wallClock = v
+	c.kicked.Store(true)
 	return true
 }
 

@@ -36,6 +36,20 @@ func TestClock(t *testing.T) {
 	g.want("tsc at position 60, set at 53", g.r[vmm.RBX], 123_456+7_000)
 }
 
+// TestWallClockIsOfNow: Run returns right after the guest asked for the wall time, so that guest time can be set before it reads it.
+func TestWallClockIsOfNow(t *testing.T) {
+	g := newGuest(t)
+	g.s.GPR[vmm.RCX], g.s.GPR[vmm.RAX] = msrWallClock, dataAt
+	g.put(g.s.RIP, machineCode("90 0f 30 90 90 f4")) // nop; wrmsr; nop; nop; hlt
+	g.start()
+	if x := g.run(100); x.Reason != vmm.ExitKick || g.Position() != g.s.Position+2 {
+		t.Errorf("exit %+v at position %d, want a kick after 2 instructions", x, g.Position())
+	}
+	if x := g.run(100); x.Reason != vmm.ExitHalt {
+		t.Errorf("exit %+v, want the halt", x)
+	}
+}
+
 // TestClockAddresses: a structure that does not lie in RAM, or is not aligned, is a #GP, and nothing is stored.
 func TestClockAddresses(t *testing.T) {
 	for _, c := range []struct {
