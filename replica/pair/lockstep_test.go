@@ -319,7 +319,7 @@ func TestAwaitedCompletions(t *testing.T) {
 			t.Errorf("showed %q, want %q", got, shows)
 		}
 		// On a clock that is not exact a completion that comes before the guest halts ends the epoch.
-		if n := p.Report().Epochs; exact && n > 10 {
+		if n := p.Report().Epochs; exact && n > 20 {
 			t.Errorf("it took %d epochs", n)
 		}
 	}

@@ -119,6 +119,7 @@ type Node struct {
 	life    atomic.Uint64 // grows while the machine's goroutine gets on
 	resting atomic.Bool   // it waits for something to do
 	wanted  atomic.Bool   // the primary should end the epoch
+	kicked  atomic.Bool   // the machine was kicked for that
 	crowded atomic.Bool   // frames wait for which the guest had no room
 
 	// Of the goroutine that runs the machine.
@@ -159,7 +160,7 @@ func newNode(opt Options, core func(replica.Config) *replica.Core) *Node {
 	}
 	n := &Node{opt: opt, core: core(opt.Core), x: epoch.NewExecutor(opt.Machine, opt.MemoryEvery),
 		local: map[request]*result{}, stale: map[request]int{}, wake: make(chan struct{}, 1), frames: make([][][]byte, len(opt.Net)), issued: map[request]int{},
-		told: map[string]time.Time{}, notices: make(chan notice, 64), over: make(chan struct{}), stats: stats{started: time.Now()}}
+		wait: opt.EpochTime, told: map[string]time.Time{}, notices: make(chan notice, 64), over: make(chan struct{}), stats: stats{started: time.Now()}}
 	n.emptied = sync.NewCond(&n.mu)
 	n.alarm = time.AfterFunc(time.Hour, n.expire)
 	n.alarm.Stop()
@@ -338,6 +339,7 @@ func (n *Node) Frames(device uint32, frames [][]byte) {
 // want makes the primary end the epoch: on an exact clock at once, else at the guest's next exit.
 func (n *Node) want() {
 	if !n.wanted.Swap(true) && n.opt.Machine.Clock().Exact {
+		n.kicked.Store(true)
 		n.opt.Machine.Kick()
 	}
 }

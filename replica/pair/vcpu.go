@@ -65,9 +65,9 @@ func (n *Node) runEpoch() error {
 		var err error
 		for {
 			reason, err = n.run(math.MaxUint64, func() bool { n.drainRequests(); return ends() })
-			if err != nil || reason != vmm.StopPaused || ends() || n.moved() > 0 {
-				break
-			} // else by a kick that was for an epoch before
+			if err != nil || reason != vmm.StopPaused || !n.kicked.Swap(false) || ends() {
+				break // without a kick of ours it is the guest that wants a boundary
+			} // else by a kick for what was dealt with since
 		}
 		// An epoch that is wanted to end is given some length all the same: what comes right after goes with the same
 		// record, and a guest to which much comes gets on. So does a guest that is about to halt for what has come.
@@ -345,9 +345,15 @@ func (n *Node) nextLength() uint64 {
 	}
 }
 
+// maxAwaits is the most completions that may enter in an epoch without a record. A 64th of a record for each is next to nothing, and the
+// backup's disk may be slower.
+const maxAwaits = 64
+
 // nextAwaits is how many completions may enter in the next epoch without a record: as many as come, lately, in EpochTime. That
 // bounds in time what a backup waits for in its failover epoch.
-func (n *Node) nextAwaits() uint64 { return 1 + uint64(n.opt.EpochTime/max(n.wait, time.Microsecond)) }
+func (n *Node) nextAwaits() uint64 {
+	return min(maxAwaits, 1+uint64(n.opt.EpochTime/max(n.wait, time.Microsecond)))
+}
 
 // environment gives the core what a boundary brings besides completions.
 func (n *Node) environment(c *replica.Core) {
