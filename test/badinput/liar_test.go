@@ -83,7 +83,7 @@ func TestLyingPrimary(t *testing.T) {
 		}(), "is next"},
 		{"a position beyond the epoch", aboutRecord(func(r *proto.Record) { r.Position += 1 << 40 }), "divergence"},
 		{"a position that was", aboutRecord(func(r *proto.Record) { r.Position = 1 }), "divergence"},
-		{strays, aboutRecord(func(r *proto.Record) { r.Position++ }), "divergence"},
+		{"the next position", aboutRecord(func(r *proto.Record) { r.Position++ }), "divergence"},
 		{"another digest", aboutRecord(func(r *proto.Record) { r.Digest++ }), "divergence"},
 		{"a digest of memory out of turn", aboutRecord(func(r *proto.Record) { r.Memory = !r.Memory }), "divergence"},
 		{"the guest's end", aboutRecord(func(r *proto.Record) { r.Ended = true }), "divergence"},
@@ -129,7 +129,7 @@ func TestLyingPrimary(t *testing.T) {
 			p := between(ctx, t, liar{true, row.lie})
 			fails(ctx, t, p.Backup, row.says)
 			unharmed(ctx, t, p.Primary)
-			if row.name == strays {
+			if slices.Contains(strays, row.name) {
 				// The backup ran where the primary never was, and finds out at the end of that epoch:
 				// what it wrote on the way is on its own image, and only there.
 				_, err := lab.Verify(ctx, p.Images[0])
@@ -143,8 +143,8 @@ func TestLyingPrimary(t *testing.T) {
 	}
 }
 
-// strays is the lie about a record that makes a backup run on before it can know better.
-const strays = "the next position"
+// strays are the lies about a record that make a backup run on before it can know better.
+var strays = []string{"the next position", "time from the far future", "a completion with another status"}
 
 // TestLyingBackup: a primary that is told something that cannot be goes on without that backup,
 // which is told to stop.
