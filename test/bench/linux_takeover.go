@@ -123,6 +123,10 @@ func (b *linuxBench) takeover(ctx context.Context, d death, after time.Duration)
 		return t, err
 	}
 	primary.Kill()
+	// The line may be one that was left over from before.
+	if _, err := backup.Messages.AwaitText(ctx, "this replica is the primary now"); err != nil {
+		return t, err
+	}
 	if err := backup.Signal(unix.SIGTERM); err != nil {
 		return t, err
 	}
