@@ -251,7 +251,7 @@ func TestBoardSent(t *testing.T) {
 // session is a guest's life with every kind of device. It calls step between any two
 // things that the guest or a record does.
 func session(g *guest, step func()) {
-	send := func(f func()) { f(); step() }
+	send := func(f func()) { f(); g.outputs(); step() }
 	send(g.initPIC)
 	send(func() { g.b.SetTime(1e9) })
 	for _, w := range [][2]uint32{{0x43, 0x34}, {0x40, 0xA9}, {0x40, 0x04}, {0x70, 0x0B}} {

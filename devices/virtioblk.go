@@ -3,6 +3,7 @@ package devices
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"ftvm/vmm"
@@ -73,10 +74,11 @@ type virtioBlk struct {
 	serial   [blkIDSize]byte
 	emit     func(vmm.Output)
 
-	seq      uint64       // requests that left so far
-	requests []blkRequest // in flight, by rising id
-	inFlight uint64       // bytes that they move; follows from them
-	chain    chain        // scratch
+	seq      uint64             // requests that left so far
+	requests []blkRequest       // in flight, by rising id
+	inFlight uint64             // bytes that they move; follows from them
+	chain    chain              // scratch
+	spare    [blkSizes][][]byte // buffers to lend, by size; not state
 }
 
 // blkRequest is a request that left the machine.
@@ -90,6 +92,7 @@ type blkRequest struct {
 	head   uint16    // of the chain
 	data   []segment // writable, before the status byte
 	status vmm.GPA   // of the status byte
+	lent   []byte    // Output.Data; not state
 }
 
 // newVirtioBlk makes disk number index, in the given slot. Its outputs go to emit.
@@ -173,14 +176,51 @@ func (d *virtioBlk) start(c *chain) {
 		d.finish(&r, vmm.DiskError, 0)
 		return
 	}
-	var data []byte
+	r.lent = d.lend(&r)
 	if r.op == vmm.DiskWrite {
-		data = make([]byte, r.length)
-		pull(d.ram, payload, data)
+		pull(d.ram, payload, r.lent)
 	}
 	r.data = slices.Clone(r.data)
-	d.issue(r, sector*SectorSize, data)
+	d.issue(r, sector*SectorSize)
 }
+
+const (
+	blkBuffer = 4 << 10 // the smallest buffer that is kept
+	blkSizes  = 9       // each size is twice the one before
+	blkSpare  = 1 << 20 // bytes of a size that are kept
+)
+
+// lend takes a buffer for what the request moves. New ones, thousands in a second, would keep the collector of garbage busy. What a
+// read of a shared disk returns is not lent: it stays in a record.
+func (d *virtioBlk) lend(r *blkRequest) []byte {
+	n := r.moves()
+	if n == 0 || d.shared && r.op == vmm.DiskRead {
+		return nil
+	}
+	size := blkSize(n)
+	if size >= blkSizes {
+		return make([]byte, n)
+	}
+	spare := &d.spare[size]
+	i := len(*spare) - 1
+	if i < 0 {
+		return make([]byte, n, blkBuffer<<size)
+	}
+	buffer := (*spare)[i]
+	*spare = (*spare)[:i]
+	return buffer[:n]
+}
+
+// takeBack takes what was lent to a request that is done.
+func (d *virtioBlk) takeBack(r *blkRequest) {
+	if size := blkSize(uint64(cap(r.lent))); size < blkSizes && len(d.spare[size]) < blkSpare/cap(r.lent) {
+		d.spare[size] = append(d.spare[size], r.lent)
+	}
+	r.lent = nil
+}
+
+// blkSize is the number of the buffer size that has n bytes; there is none for no bytes.
+func blkSize(n uint64) int { return bits.Len64((n - 1) / blkBuffer) }
 
 // zeroed reads the one stretch that a request to discard or to write zeroes is about (5.2.6.1, 5.2.6.2). It changes
 // payload's elements.
@@ -211,14 +251,14 @@ func (d *virtioBlk) holds(sector, length uint64) bool {
 		sector <= d.sectors && length/SectorSize <= d.sectors-sector
 }
 
-// issue sends r out of the machine: offset in bytes, data for a write.
-func (d *virtioBlk) issue(r blkRequest, offset uint64, data []byte) {
+// issue sends r out of the machine: offset in bytes.
+func (d *virtioBlk) issue(r blkRequest, offset uint64) {
 	r.id = d.seq
 	d.seq++
 	d.requests = append(d.requests, r)
 	d.inFlight += r.moves()
 	d.emit(vmm.Output{Kind: vmm.OutputDisk, Device: d.index, Seq: r.id, Op: r.op,
-		Offset: offset, Length: r.length, Data: data, Shared: d.shared})
+		Offset: offset, Length: r.length, Data: r.lent, Shared: d.shared})
 }
 
 // complete takes the completion of a request in flight. An error says why it cannot
@@ -244,14 +284,18 @@ func (d *virtioBlk) complete(in vmm.Input) error {
 	}
 	d.requests = slices.Delete(d.requests, i, i+1)
 	d.inFlight -= r.moves()
+	if d.live() && !r.orphan {
+		scatter(d.ram, r.data, 0, in.Data)
+	}
+	d.takeBack(&r)
 	switch {
 	case r.orphan:
 	case r.changes() && in.Status == vmm.DiskOK && d.driverFeatures&blkFlush == 0:
 		// For a driver that cannot flush, a write that is complete is stable (5.2.6.2).
 		r.op, r.length = vmm.DiskFlush, 0
-		d.issue(r, 0, nil)
+		d.issue(r, 0)
 	case d.live():
-		d.finish(&r, in.Status, scatter(d.ram, r.data, 0, in.Data))
+		d.finish(&r, in.Status, len(in.Data))
 	}
 	d.serve(&d.queues[0])
 	return nil

@@ -43,11 +43,11 @@ func TestBlkRequests(t *testing.T) {
 	write := d.request(blkTypeOut, 2047, sector('w'), 0)
 	flush := d.request(blkTypeFlush, 0, nil, 0)
 	want := []vmm.Output{
-		{Kind: vmm.OutputDisk, Seq: 0, Op: vmm.DiskRead, Offset: 7 * 512, Length: 1024},
+		{Kind: vmm.OutputDisk, Seq: 0, Op: vmm.DiskRead, Offset: 7 * 512, Length: 1024, Data: make([]byte, 1024)},
 		{Kind: vmm.OutputDisk, Seq: 1, Op: vmm.DiskWrite, Offset: 2047 * 512, Length: 512, Data: sector('w')},
 		{Kind: vmm.OutputDisk, Seq: 2, Op: vmm.DiskFlush},
 	}
-	got := g.outputs()
+	got := g.b.Outputs(nil)
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("outputs\n%+v, want\n%+v", got, want)
 	}
@@ -404,4 +404,58 @@ func FuzzVirtioBlk(f *testing.F) {
 			}
 		})
 	})
+}
+
+// TestBlkLends: a buffer is lent until the completion enters, and then again; what a read of a shared disk returns is not lent.
+func TestBlkLends(t *testing.T) {
+	g := newGuest(t, Disk{SizeBytes: 1 << 20}, Disk{SizeBytes: 1 << 20, Shared: true})
+	g.initPIC()
+	own, shared := g.probe(1).start(blkFlush, 64), g.probe(2).start(blkFlush, 64)
+	request := func(d *driver, kind uint32, sectors uint32) vmm.Output {
+		if kind == blkTypeOut {
+			d.request(kind, 0, bytes.Repeat(sector('w'), int(sectors)), 0)
+		} else {
+			d.request(kind, 0, nil, sectors*512)
+		}
+		return g.b.Outputs(nil)[0]
+	}
+	done := func(o vmm.Output) {
+		in := vmm.Input{Kind: vmm.InputDisk, Device: o.Device, ID: o.Seq}
+		if o.Op == vmm.DiskRead {
+			in.Data = o.Data
+		}
+		g.deliver(in)
+	}
+	first := request(own, blkTypeOut, 3)
+	second := request(own, blkTypeIn, 2)
+	if &first.Data[0] == &second.Data[0] {
+		t.Error("a buffer is lent twice at once")
+	}
+	copy(second.Data, sector('r'))
+	done(second)
+	if third := request(own, blkTypeOut, 8); &third.Data[0] != &second.Data[0] || !bytes.Equal(third.Data, bytes.Repeat(sector('w'), 8)) {
+		t.Error("a buffer that came back is not lent again, with what is written in it")
+	}
+	if large := request(own, blkTypeIn, 9); &large.Data[0] == &first.Data[0] || len(large.Data) != 9*512 {
+		t.Error("a buffer is lent for more than it has room for")
+	}
+	done(first)
+	if !bytes.Equal(first.Data, bytes.Repeat(sector('w'), 3)) {
+		t.Error("what is written changed before the completion entered")
+	}
+	if o := request(shared, blkTypeIn, 1); o.Data != nil {
+		t.Error("what a shared disk returns is lent")
+	}
+	// No more is kept than blkSpare of a size.
+	disk := g.b.disks[0]
+	for range 2 {
+		for size := range blkSizes + 1 {
+			for range 300 {
+				disk.takeBack(&blkRequest{lent: make([]byte, blkBuffer<<size)})
+			}
+			if size < blkSizes && len(disk.spare[size]) != blkSpare/(blkBuffer<<size) {
+				t.Errorf("%d buffers of %d bytes are kept", len(disk.spare[size]), blkBuffer<<size)
+			}
+		}
+	}
 }

@@ -77,10 +77,17 @@ func (g *guest) initPIC() {
 	}
 }
 
-// outputs collects what the board sent since the last call.
+// outputs collects what the board sent since the last call. Data are copied, as they are only lent.
 func (g *guest) outputs() []vmm.Output {
 	n := len(g.sent)
 	g.sent = g.b.Outputs(g.sent)
+	for i := range g.sent[n:] {
+		o := &g.sent[n+i]
+		o.Data = bytes.Clone(o.Data)
+		if o.Op == vmm.DiskRead && !o.Shared && uint64(len(o.Data)) == o.Length {
+			o.Data = nil
+		}
+	}
 	return g.sent[n:]
 }
 

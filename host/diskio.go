@@ -125,7 +125,7 @@ func (d *Disk) perform(r *request) (data []byte, err error) {
 		case vmm.DiskFlush:
 			err = d.flush()
 		case vmm.DiskRead:
-			data = make([]byte, r.Length)
+			data = r.room()
 			_, err = d.f.ReadAt(data, int64(r.Offset))
 		case vmm.DiskWrite:
 			_, err = d.f.WriteAt(r.Data, int64(r.Offset))
@@ -137,6 +137,14 @@ func (d *Disk) perform(r *request) (data []byte, err error) {
 		return nil, fmt.Errorf("disk image %s: %w", d.path, r.failed(advise(cause(err))))
 	}
 	return data, nil
+}
+
+// room is where to put what a read returns.
+func (r *request) room() []byte {
+	if r.Data != nil {
+		return r.Data
+	}
+	return make([]byte, r.Length)
 }
 
 // clear makes bytes zero and gives back their room, where file system or block device can do that.

@@ -278,7 +278,7 @@ func (n *NBD) receive(c *nbdConn) {
 		}
 		if r.Op == vmm.DiskRead && failed == nil {
 			if r.data == nil {
-				r.data = make([]byte, r.Length)
+				r.data = r.room()
 			}
 			if _, err := io.ReadFull(c.r, r.data[r.progress:][:r.part]); err != nil {
 				n.lose(c, err)

@@ -78,7 +78,8 @@ const (
 	ActSend ActionKind = 1 + iota
 	// ActRelease: let Outputs leave. Frames have left when it is done.
 	ActRelease
-	// ActRepeat: issue these disk requests again; results of the first time do not count.
+	// ActRepeat: these disk requests have no completion: issue those that were not issued here, or failed; what comes of the others is
+	// the guest's.
 	ActRepeat
 	// ActDial: connect to the primary, and call Connected or Unreachable.
 	ActDial
@@ -847,7 +848,7 @@ func (c *Core) takeOver() {
 	c.repeat()
 }
 
-// repeat issues again what is outstanding (P7), also what this replica did not issue before: requests to shared disks.
+// repeat sees to it that what is outstanding is done (P7), also what this replica did not issue before: requests to shared disks.
 func (c *Core) repeat() {
 	c.gate.Take(nil, isDisk)
 	if again := c.gate.Outstanding(); len(again) > 0 && !broken(RuleP7) {

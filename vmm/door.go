@@ -68,7 +68,8 @@ type Output struct {
 	// frames of all interfaces before this one.
 	Seq uint64
 	// Op, Offset, Length and Data describe a disk request; console bytes and frames are in
-	// Data. Data is not changed after it was handed out.
+	// Data, which is not changed after it was handed out. That of a disk request is lent until the completion enters; for a
+	// read it is where to put the data, unless it is nil.
 	Op     DiskOp
 	Offset uint64 // bytes from the start of the disk
 	Length uint64 // bytes that the request is about; len(Data) for a write

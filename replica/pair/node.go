@@ -96,8 +96,6 @@ type Node struct {
 	// local holds, on a backup, what its own disks said of requests: nothing yet (nil), or the
 	// result. On a primary completions are inputs.
 	local map[request]*result
-	// stale counts the completions to come of requests that were issued again since.
-	stale map[request]int
 	// Of tick.
 	ticks int
 	lived uint64 // life at the last tick
@@ -159,7 +157,7 @@ func newNode(opt Options, core func(replica.Config) *replica.Core) *Node {
 		opt.Core.Shared = opt.Core.Shared || opt.shared(uint32(i)) != nil
 	}
 	n := &Node{opt: opt, core: core(opt.Core), x: epoch.NewExecutor(opt.Machine, opt.MemoryEvery),
-		local: map[request]*result{}, stale: map[request]int{}, wake: make(chan struct{}, 1), frames: make([][][]byte, len(opt.Net)), issued: map[request]int{},
+		local: map[request]*result{}, wake: make(chan struct{}, 1), frames: make([][][]byte, len(opt.Net)), issued: map[request]int{},
 		wait: opt.EpochTime, told: map[string]time.Time{}, notices: make(chan notice, 64), over: make(chan struct{}), stats: stats{started: time.Now()}}
 	n.emptied = sync.NewCond(&n.mu)
 	n.alarm = time.AfterFunc(time.Hour, n.expire)
@@ -493,22 +491,20 @@ func (n *Node) submit(o vmm.Output) {
 	n.opt.Disks[o.Device].Submit(o)
 }
 
-// repeat issues a request again (P7); what came or comes of the first time does not count. Only flushes are not repeated
-// here: one that failed tells that writes are lost, and if the next one succeeds they still are.
+// repeat sees to it that a request is done (P7). To the replica's own disks it was issued already: what came or comes of that is the guest's. If it
+// failed it is tried again, but for a flush: one that failed tells that writes are lost, and if the next one succeeds they still are.
 func (n *Node) repeat(o vmm.Output) {
 	key := request{o.Device, o.Seq}
 	r, issued := n.local[key]
 	delete(n.local, key)
 	switch {
-	case issued && o.Op == vmm.DiskFlush:
-		if r != nil {
-			n.complete(key, host.Completion{Seq: o.Seq, Status: r.status, Err: r.err})
-		} // else: what comes is the guest's
-		return
-	case issued && r == nil:
-		n.stale[key]++
+	case !issued || r != nil && r.err != nil && o.Op != vmm.DiskFlush:
+		n.submit(o)
+	case r != nil:
+		n.complete(key, host.Completion{Seq: o.Seq, Status: r.status, Data: r.data, Err: r.err})
+	default:
+		n.issued[key] = n.ticks
 	}
-	n.submit(o)
 }
 
 // live reports whether completions are inputs.
@@ -522,15 +518,9 @@ func (n *Node) live() bool {
 func (n *Node) DiskDone(device uint32, done host.Completion) {
 	key := request{device, done.Seq}
 	n.step(func(c *replica.Core) {
-		_, kept := n.local[key]
-		switch {
-		case n.stale[key] > 0:
-			if n.stale[key]--; n.stale[key] == 0 {
-				delete(n.stale, key)
-			}
-		case kept:
+		if _, kept := n.local[key]; kept {
 			n.local[key] = &result{done.Status, done.Data, done.Err}
-		default:
+		} else {
 			n.complete(key, done)
 		}
 	})

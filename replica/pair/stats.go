@@ -60,7 +60,7 @@ type TakeoverReport struct {
 	PrimaryNs int64 `json:"primary_ns"`
 	// Records is how many records were to be used up.
 	Records int `json:"records"`
-	// Repeated is how many disk requests were issued again.
+	// Repeated is how many disk requests were without a completion, and issued again if need be.
 	Repeated int `json:"repeated"`
 	// ConsoleFrom is the number of the first console byte that this replica let out: those before
 	// had certainly left the old primary.

@@ -86,11 +86,10 @@ type typedLine struct {
 
 // result is what a replica's own disk said of a request.
 type result struct {
-	kept  bool // it is not for the core, but for a record that names it
-	done  bool
-	stale bool // it was issued again: what comes first does not count
-	data  []byte
-	err   error
+	kept bool // it is not for the core, but for a record that names it
+	done bool
+	data []byte
+	err  error
 }
 
 func (w *world) newProc(id int) *proc {
@@ -206,18 +205,14 @@ func (p *proc) request(o vmm.Output) {
 func (p *proc) repeat(o vmm.Output) {
 	p.w.tell(p, "repeats request %d of disk %d", o.Seq, o.Device)
 	r := p.result(o.Device, o.Seq)
-	kept, done := r.kept, r.done
-	r.kept, r.done = false, false
+	kept := r.kept
+	r.kept = false
 	switch {
-	case kept && o.Op == vmm.DiskFlush:
-		if done {
-			p.finish(p.core, o.Device, o.Seq, nil, r.err)
-		}
-		return
-	case kept && !done:
-		r.stale = true
+	case !kept || r.done && r.err != nil && o.Op != vmm.DiskFlush:
+		p.issue(o)
+	case r.done:
+		p.finish(p.core, o.Device, o.Seq, r.data, r.err)
 	}
-	p.issue(o)
 }
 
 func (p *proc) live() bool {
@@ -242,12 +237,9 @@ func (p *proc) issue(o vmm.Output) {
 // diskDone is Node.DiskDone.
 func (p *proc) diskDone(device uint32, id uint64, data []byte, err error) {
 	p.step(func(c *replica.Core) {
-		switch r := p.result(device, id); {
-		case r.stale:
-			r.stale = false
-		case r.kept:
+		if r := p.result(device, id); r.kept {
 			r.done, r.data, r.err = true, data, err
-		default:
+		} else {
 			p.finish(c, device, id, data, err)
 		}
 	})
