@@ -14,18 +14,13 @@ import (
 	"ftvm/guests/ledger"
 	"ftvm/host"
 	"ftvm/host/bootdisk"
+	"ftvm/test/need"
 	"ftvm/vmm/boot"
 )
 
 // linuxDisk is an image of 1 MiB with an ext4 that has these files.
 func linuxDisk(t *testing.T, files map[string][]byte) string {
 	t.Helper()
-	mke2fs, err := exec.LookPath("mke2fs")
-	if err != nil {
-		if mke2fs, err = exec.LookPath("/usr/sbin/mke2fs"); err != nil {
-			t.Skip("there is no mke2fs, which makes the image")
-		}
-	}
 	dir := t.TempDir()
 	for name, data := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
@@ -33,9 +28,7 @@ func linuxDisk(t *testing.T, files map[string][]byte) string {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "linux.img")
-	if out, err := exec.Command(mke2fs, "-q", "-t", "ext4", "-d", dir, path, "1M").CombinedOutput(); err != nil {
-		t.Fatalf("mke2fs: %v\n%s", err, out)
-	}
+	need.Run(t, "", "mke2fs", "-q", "-t", "ext4", "-d", dir, path, "1M")
 	return path
 }
 

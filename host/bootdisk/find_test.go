@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"ftvm/test/need"
 )
 
 const fsUUID = "12345678-1234-4234-8234-123456789abc"
@@ -38,28 +39,12 @@ func tree(t testing.TB, files map[string]string) string {
 	return dir
 }
 
-// tool runs a program that may be missing.
-func tool(t testing.TB, stdin string, name string, args ...string) {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if path, err = exec.LookPath("/usr/sbin/" + name); err != nil {
-			t.Skipf("there is no %s, which makes the images", name)
-		}
-	}
-	c := exec.Command(path, args...)
-	c.Stdin = strings.NewReader(stdin)
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", c, err, out)
-	}
-}
-
 // mkfs makes a file system of kib KiB with these files.
 func mkfs(t testing.TB, kib int, files map[string]string, options ...string) []byte {
 	t.Helper()
 	image := filepath.Join(t.TempDir(), "fs")
 	args := append([]string{"-q", "-F", "-U", fsUUID, "-d", tree(t, files)}, options...)
-	tool(t, "", "mke2fs", append(args, image, fmt.Sprint(kib))...)
+	need.Run(t, "", "mke2fs", append(args, image, fmt.Sprint(kib))...)
 	data, err := os.ReadFile(image)
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +67,7 @@ func table(t testing.TB, head string, lines []string, volumes ...[]byte) []byte 
 	if err := os.WriteFile(image, disk, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	tool(t, script, "sfdisk", "-q", image)
+	need.Run(t, script, "sfdisk", "-q", image)
 	disk, err := os.ReadFile(image)
 	if err != nil {
 		t.Fatal(err)
@@ -163,7 +148,7 @@ func TestIndexedDirectory(t *testing.T) {
 	if err := os.WriteFile(image, mkfs(t, 8<<10, files, "-t", "ext4", "-b", "1024", "-N", "2048"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	tool(t, "", "e2fsck", "-fyD", image)
+	need.Run(t, "", "e2fsck", "-fyD", image)
 	data, err := os.ReadFile(image)
 	if err != nil {
 		t.Fatal(err)

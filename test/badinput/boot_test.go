@@ -1,16 +1,14 @@
 package badinput
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"ftvm/guests/ledger"
+	"ftvm/test/need"
 )
 
 // TestSystems: disks with a system on them that does not boot. IMG in says stands for the image's path.
@@ -71,12 +69,7 @@ func script(*testing.T) []byte { return []byte("#!/bin/sh\n") }
 // overwritten is a kernel whose compressed part is not what it was.
 func overwritten(t *testing.T) []byte {
 	t.Helper()
-	path, err := filepath.Abs("../../guests/linux/out/vmlinuz")
-	check(t, err)
-	kernel, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		t.Skipf("%s is not built: make guest-linux", path)
-	}
+	kernel, err := os.ReadFile(need.Built(t, "vmlinuz", "guest-linux"))
 	check(t, err)
 	clear(kernel[len(kernel)/2:][:1<<16])
 	return kernel
@@ -92,30 +85,14 @@ func bootable(t *testing.T, kernel []byte, damage string) string {
 	if kernel != nil {
 		check(t, os.WriteFile(filepath.Join(boot, "vmlinuz-6.1"), kernel, 0o644))
 	}
-	tool(t, "", "mke2fs", "-q", "-t", "ext4", "-d", filepath.Dir(boot), volume, fmt.Sprintf("%dM", 4+len(kernel)>>19))
+	need.Run(t, "", "mke2fs", "-q", "-t", "ext4", "-d", filepath.Dir(boot), volume, fmt.Sprintf("%dM", 4+len(kernel)>>19))
 	if damage != "" {
-		tool(t, "", "debugfs", "-w", "-R", damage, volume)
+		need.Run(t, "", "debugfs", "-w", "-R", damage, volume)
 	}
 	const start = 1 << 20
 	data, err := os.ReadFile(volume)
 	check(t, err)
 	check(t, os.WriteFile(disk, append(make([]byte, start), data...), 0o644))
-	tool(t, fmt.Sprintf("start=%d, type=83\n", start/512), "sfdisk", "-q", disk)
+	need.Run(t, fmt.Sprintf("start=%d, type=83\n", start/512), "sfdisk", "-q", disk)
 	return disk
-}
-
-// tool runs a program; without it the test skips.
-func tool(t *testing.T, stdin, name string, args ...string) {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if path, err = exec.LookPath("/usr/sbin/" + name); err != nil {
-			t.Skipf("there is no %s, which makes the images", name)
-		}
-	}
-	c := exec.Command(path, args...)
-	c.Stdin = strings.NewReader(stdin)
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", c, err, out)
-	}
 }

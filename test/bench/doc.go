@@ -31,7 +31,7 @@
 //   - A process of ours or of QEMU has one CPU for all its threads.
 //   - Instructions are those between the same lines, in a run within this process whose clock is its
 //     position. Runs in real time have a few more or less, in timer interrupts: below 1 %.
-//   - Memory is what was resident at most, loading included, without the guest's, which is locked.
+//   - Memory is what was resident at most, loading included, without the guest's.
 //   - A stop and a digest are measured in this process: the functions that ftvm calls at a boundary.
 //
 // Linux under replication on engine soft is the same guest with a disk and a network interface, plain and replicated in turns:

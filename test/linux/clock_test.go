@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ftvm/test/harness"
+	"ftvm/test/need"
 )
 
 const (
@@ -30,7 +31,7 @@ func TestWallClock(t *testing.T) {
 		if err := lab.CreateDisk(ctx, image, "16M"); err != nil {
 			t.Fatal(err)
 		}
-		p, err := lab.Start("run", append([]string{"run", "--disk", image}, guest(t, "initrd.gz", "shell")...)...)
+		p, err := lab.Start("run", append([]string{"run", "--disk", image}, need.Guest(t, "initrd.gz", "shell")...)...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,7 +177,7 @@ func TestClockOfAnotherHost(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			ahead := row.ahead
 			ctx := within(t, 2*time.Minute)
-			args := guest(t, "initrd.gz", "shell")
+			args := need.Guest(t, "initrd.gz", "shell")
 			var images [2]string
 			for i := range images {
 				images[i] = filepath.Join(t.TempDir(), "disk")

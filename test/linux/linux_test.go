@@ -2,10 +2,8 @@ package linux
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +12,7 @@ import (
 	"time"
 
 	"ftvm/test/harness"
+	"ftvm/test/need"
 )
 
 var (
@@ -25,30 +24,6 @@ var (
 var lab *harness.Lab
 
 func TestMain(m *testing.M) { os.Exit(harness.WithLab(&lab, m.Run)) }
-
-// out is where guests are built.
-const out = "../../guests/linux/out"
-
-// file is the path of a part of the guest; without it the test skips.
-func file(t *testing.T, name, target string) string {
-	t.Helper()
-	path, err := filepath.Abs(filepath.Join(out, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		t.Skipf("%s is not built: make %s", path, target)
-	}
-	return path
-}
-
-// guest are the flags of a guest that does a task.
-func guest(t *testing.T, initrd, task string) []string {
-	t.Helper()
-	return []string{"--engine", "soft", "--mem", "256M", "--kernel", file(t, "vmlinuz", "guest-linux"),
-		"--initrd", file(t, initrd, "guest-linux"),
-		"--cmdline", "console=ttyS0 quiet panic=-1 ftvm.task=" + task}
-}
 
 // within gives a test its time.
 func within(t *testing.T, limit time.Duration) context.Context {
@@ -76,7 +51,7 @@ func done(t *testing.T, ctx context.Context, p *harness.Process, task string) {
 
 // TestShell boots to a shell on the serial console, uses it, and powers off.
 func TestShell(t *testing.T) {
-	args := guest(t, "initrd.gz", "shell")
+	args := need.Guest(t, "initrd.gz", "shell")
 	ctx := within(t, 2*time.Minute)
 	p, err := lab.Start("run", append([]string{"run"}, args...)...)
 	if err != nil {
@@ -93,7 +68,7 @@ func TestShell(t *testing.T) {
 // pair starts a primary and a backup that do a task with a disk of 64 MiB.
 func pair(t *testing.T, ctx context.Context, task string, args ...string) *harness.Pair {
 	t.Helper()
-	p, err := lab.StartPair(ctx, harness.PairOptions{Size: "64M", Args: append(guest(t, "initrd.gz", task), args...)})
+	p, err := lab.StartPair(ctx, harness.PairOptions{Size: "64M", Args: append(need.Guest(t, "initrd.gz", task), args...)})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, p.Transcript())
 	}
@@ -168,10 +143,10 @@ func TestSelfTests(t *testing.T) {
 		{"debian", "initrd.gz", []string{"--disk", "debian.img"}},
 	} {
 		t.Run(row.task, func(t *testing.T) {
-			args := slices.Concat([]string{"run"}, guest(t, row.initrd, row.task), row.args)
+			args := slices.Concat([]string{"run"}, need.Guest(t, row.initrd, row.task), row.args)
 			for i, arg := range args {
 				if arg == "debian.img" {
-					args[i] = copyOf(t, file(t, arg, "guest-linux-debian"))
+					args[i] = copyOf(t, need.Built(t, arg, "guest-linux-debian"))
 				}
 			}
 			ctx := within(t, 30*time.Minute)

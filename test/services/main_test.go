@@ -2,15 +2,13 @@ package services
 
 import (
 	"context"
-	"errors"
 	"flag"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"ftvm/test/harness"
+	"ftvm/test/need"
 )
 
 // lab is where all tests run their processes; nil if no test was asked for.
@@ -33,14 +31,7 @@ func image(t *testing.T) string {
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces take root")
 	}
-	path, err := filepath.Abs("../../guests/linux/out/services.img")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		t.Skipf("%s is not built: make guest-linux-services", path)
-	}
-	return path
+	return need.Built(t, "services.img", "guest-linux-services")
 }
 
 func check(t *testing.T, err error) {

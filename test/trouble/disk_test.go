@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ftvm/test/harness"
+	"ftvm/test/need"
 )
 
 // TestDiskFails: the disk of one host fails, or those of both: at the same moment, or the primary's first and later that of the backup, which is
@@ -41,7 +42,7 @@ func TestDiskFails(t *testing.T) {
 		} {
 			t.Run(kind.name+"/"+row.name, func(t *testing.T) {
 				ctx := begin(t)
-				args := guest(t, "disk")
+				args := need.Guest(t, "initrd.gz", "disk")
 				var disks [2]disk
 				for i, w := range row.at {
 					if w == never {
@@ -127,12 +128,12 @@ func small(t *testing.T, ctx context.Context, w when) disk {
 func hollow(t *testing.T, ctx context.Context, _ when) disk {
 	t.Helper()
 	file := small(t, ctx, early).path
-	out, err := exec.Command(program(t, "losetup"), "--show", "-f", file).Output()
+	out, err := exec.Command(need.Program(t, "losetup"), "--show", "-f", file).Output()
 	if err != nil {
 		t.Skipf("losetup: %v", err)
 	}
 	device := strings.TrimSpace(string(out))
-	t.Cleanup(func() { run(t, "losetup", "-d", device) })
+	t.Cleanup(func() { need.Run(t, "", "losetup", "-d", device) })
 	return disk{path: device}
 }
 
@@ -141,8 +142,8 @@ func brittle(t *testing.T, ctx context.Context, _ when) disk {
 	t.Helper()
 	needRoot(t, "a file system of its own")
 	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "fs")
-	run(t, "mke2fs", "-q", "-t", "ext4", file, "64M")
-	out, err := exec.Command(program(t, "mount"), "-o", "loop", file, dir).CombinedOutput()
+	need.Run(t, "", "mke2fs", "-q", "-t", "ext4", file, "64M")
+	out, err := exec.Command(need.Program(t, "mount"), "-o", "loop", file, dir).CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("mount: %w: %s", err, out)
 	}

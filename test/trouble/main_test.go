@@ -2,10 +2,7 @@ package trouble
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +10,7 @@ import (
 	"time"
 
 	"ftvm/test/harness"
+	"ftvm/test/need"
 )
 
 // lab is where all tests run their processes.
@@ -44,42 +42,6 @@ func check(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// run runs a program that may be missing.
-func run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	out, err := exec.Command(program(t, name), args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
-	}
-}
-
-// program is the path of a program; without it the test skips.
-func program(t *testing.T, name string) string {
-	t.Helper()
-	for _, path := range []string{name, "/usr/sbin/" + name} { // which not everybody searches
-		if path, err := exec.LookPath(path); err == nil {
-			return path
-		}
-	}
-	t.Skipf("there is no %s", name)
-	return ""
-}
-
-// guest are the flags of a guest that does a task.
-func guest(t *testing.T, task string) []string {
-	t.Helper()
-	args := []string{"--engine", "soft", "--mem", "256M", "--cmdline", "console=ttyS0 quiet panic=-1 ftvm.task=" + task}
-	for flag, name := range map[string]string{"--kernel": "vmlinuz", "--initrd": "initrd.gz"} {
-		path, err := filepath.Abs("../../guests/linux/out/" + name)
-		check(t, err)
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			t.Skipf("%s is not built: make guest-linux", path)
-		}
-		args = append(args, flag, path)
-	}
-	return args
 }
 
 // diskSize is that of the guest's disk: for what the task "disk" does.
@@ -162,5 +124,5 @@ func untroubled(t *testing.T, console string) {
 // sound checks the file system that the task "disk" leaves on an image.
 func sound(t *testing.T, image string) {
 	t.Helper()
-	run(t, "e2fsck", "-f", "-n", image)
+	need.Run(t, "", "e2fsck", "-f", "-n", image)
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"ftvm/test/harness"
+	"ftvm/test/need"
 )
 
 // Where the guest's client is, and the guest.
@@ -25,7 +26,7 @@ var taps = [2]string{"tap0", "tap1"}
 func TestTaps(t *testing.T) {
 	needRoot(t, "a network namespace")
 	ctx := begin(t)
-	args := guest(t, "shell")
+	args := need.Guest(t, "initrd.gz", "shell")
 	space, err := harness.NewSpace()
 	check(t, err)
 	t.Cleanup(func() { check(t, space.Close()) })

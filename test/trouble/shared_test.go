@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ftvm/test/harness"
+	"ftvm/test/need"
 )
 
 // shared are the disks that both hosts reach: a function makes one, and returns its image and what --disk is to be.
@@ -21,7 +22,7 @@ var shared = []struct {
 	}},
 	{"nbd", func(t *testing.T, ctx context.Context) (string, string) {
 		path, socket := image(t, ctx, t.TempDir()), filepath.Join(t.TempDir(), "s")
-		s, err := lab.StartProgram("server", program(t, "qemu-nbd"), "-t", "-f", "raw", "-k", socket, path)
+		s, err := lab.StartProgram("server", need.Program(t, "qemu-nbd"), "-t", "-f", "raw", "-k", socket, path)
 		check(t, err)
 		t.Cleanup(func() {
 			s.Kill()
@@ -39,7 +40,7 @@ var shared = []struct {
 // startShared starts a pair whose guest does the task "disk" on a shared disk, and returns when it is writing.
 func startShared(t *testing.T, ctx context.Context, disk string, args ...string) *harness.Pair {
 	t.Helper()
-	p := startPair(t, ctx, [2]string{disk, disk}, [2][]string{}, append(guest(t, "disk"), args...)...)
+	p := startPair(t, ctx, [2]string{disk, disk}, [2][]string{}, append(need.Guest(t, "initrd.gz", "disk"), args...)...)
 	_, err := p.Primary.Console.AwaitText(ctx, "disk: raw")
 	check(t, err)
 	return p
@@ -87,7 +88,7 @@ func TestSharedDiskNotToBeHad(t *testing.T) {
 // TestSharedDiskFails: another host would do no better, so the guest is told, and nobody leaves.
 func TestSharedDiskFails(t *testing.T) {
 	ctx := begin(t)
-	args := guest(t, "disk")
+	args := need.Guest(t, "initrd.gz", "disk")
 	path := small(t, ctx, early).path
 	p := startPair(t, ctx, [2]string{path + ",shared", path + ",shared"}, [2][]string{}, args...)
 	ends(t, ctx, p.Primary, 3)
