@@ -61,25 +61,11 @@ func (n *Node) runEpoch() error {
 		return n.wanted.Load() || n.isOver() || n.roomAgain() || n.moved() > 0 && time.Now().After(n.due)
 	}
 	var reason vmm.StopReason
-	for awaiting := true; awaiting; {
+	for awaited := true; awaited; {
 		var err error
-		for {
-			reason, err = n.run(math.MaxUint64, func() bool { n.drainRequests(); return ends() })
-			if err != nil || reason != vmm.StopPaused || !n.kicked.Swap(false) || ends() {
-				break // without a kick of ours it is the guest that wants a boundary
-			} // else by a kick for what was dealt with since
-		}
-		// An epoch that is wanted to end is given some length all the same: what comes right after goes with the same
-		// record, and a guest to which much comes gets on. So does a guest that is about to halt for what has come.
-		short := n.pace / shortest
-		if n.awaitable() {
-			short += n.moved()
-		}
-		for err == nil && reason == vmm.StopPaused && n.exact() && n.moved() < short {
-			reason, err = n.run(short, func() bool { n.drainRequests(); return n.isOver() })
-		}
-		if awaiting = reason == vmm.StopHalted; err == nil && awaiting {
-			awaiting, err = n.await()
+		awaited = false
+		if reason, err = n.stretch(ends); err == nil && reason == vmm.StopHalted {
+			awaited, err = n.await()
 		}
 		if err != nil {
 			return err
@@ -97,6 +83,29 @@ func (n *Node) runEpoch() error {
 		n.idle()
 	}
 	return n.boundary()
+}
+
+// stretch runs the machine on in the present epoch until the epoch is to end, or the guest halts.
+func (n *Node) stretch(ends func() bool) (reason vmm.StopReason, err error) {
+	for {
+		reason, err = n.run(math.MaxUint64, func() bool { n.drainRequests(); return ends() })
+		if err != nil || reason != vmm.StopPaused || !n.kicked.Swap(false) || ends() {
+			break // without a kick of ours it is the guest that wants a boundary
+		} // else by a kick for what was dealt with since
+	}
+	if err != nil || reason != vmm.StopPaused || !n.exact() {
+		return reason, err
+	}
+	// An epoch that is wanted to end is given some length all the same: what comes right after goes with the same
+	// record, and a guest to which much comes gets on. So does a guest that is about to halt for what has come.
+	short := n.pace / shortest
+	if n.awaitable() {
+		short += n.moved()
+	}
+	for err == nil && reason == vmm.StopPaused && n.moved() < short {
+		reason, err = n.run(short, func() bool { n.drainRequests(); return n.isOver() })
+	}
+	return reason, err
 }
 
 // renew ends an epoch that has not begun, as the guest had to wait for its backup: guest time would go on from when the record was made.
@@ -428,15 +437,16 @@ func (n *Node) replay(r epoch.Record) error {
 		if err == nil {
 			break
 		}
-		if errors.Is(err, epoch.ErrAwait) {
-			var ok bool
-			if ok, err = n.follow(); err == nil && !ok {
-				err = fmt.Errorf("%w: an awaited completion, where the guest waits for no disk of this replica", replica.ErrPeer)
+		switch {
+		case errors.Is(err, epoch.ErrAwait):
+			awaited, err := n.follow()
+			if err != nil {
+				return err
 			}
-		} else if errors.Is(err, epoch.ErrInterrupted) && !n.isOver() {
-			err = nil
-		}
-		if err != nil {
+			if !awaited {
+				return fmt.Errorf("%w: an awaited completion, where the guest waits for no disk of this replica", replica.ErrPeer)
+			}
+		case !errors.Is(err, epoch.ErrInterrupted) || n.isOver():
 			return err
 		}
 	}
