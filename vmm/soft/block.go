@@ -1,6 +1,7 @@
 package soft
 
 import (
+	"reflect"
 	"slices"
 
 	"ftvm/vmm"
@@ -37,16 +38,17 @@ type block struct {
 
 // codePage is what is known of the code in one page of RAM, decoded in one mode.
 type codePage struct {
-	mem  *[pageSize]byte
-	phys uint64
-	mode x86.Mode
+	mem *[pageSize]byte
+	// other is the same page in another mode.
+	other  *codePage
+	blocks []*block
+	phys   uint64
+	mode   x86.Mode
 	// keep is set for pages of RAM: their blocks are kept.
 	keep bool
-	// index holds, for each offset, the number of the block that begins there, plus 1, in blocks.
-	index  [pageSize]uint16
-	blocks []*block
-	// other is the same page in another mode.
-	other *codePage
+	// index holds, for each offset, the number of the block that begins there, plus 1, in blocks. It is behind all
+	// pointers, where whoever collects garbage does not look.
+	index [pageSize]uint16
 }
 
 // codeEntry is an entry of the TLB for instruction fetches.
@@ -62,8 +64,13 @@ type codeCache struct {
 	pages []*codePage
 	// lines has a bit for each 64 bytes of each page of RAM: set if code was decoded from there.
 	lines []uint64
-	// uops is how many micro-operations there are, to bound the memory that they take.
-	uops int
+	// blocks, ops and insts are where those of all pages are, and known is how many bytes the pages take.
+	blocks slab[block]
+	ops    slab[uop]
+	insts  slab[instruction]
+	known  uintptr
+	// limit is maxDecoded but in tests.
+	limit uintptr
 	// alone is the block for an instruction that is executed by itself.
 	alone block
 	// longest is the most instructions in a block.
@@ -112,7 +119,7 @@ func (c *CPU) lookup() *block {
 // fetchPage translates for an instruction fetch. It returns nil after a fault, with stop set.
 func (c *CPU) fetchPage(lin uint64) *codePage {
 	e := &c.ex[lin/pageSize%tlbSize]
-	if e.tag == lin&^pageMask {
+	if e.tag == lin&^pageMask && e.page != nil {
 		return e.page
 	}
 	return c.fetchSlow(lin)
@@ -120,6 +127,10 @@ func (c *CPU) fetchPage(lin uint64) *codePage {
 
 // build decodes and keeps the block at linear address lin, which lies in p.
 func (c *CPU) build(p *codePage, lin uint64) *block {
+	if p.keep && c.code.full() {
+		c.forgetCode()
+		p = c.fetchPage(lin)
+	}
 	l := &c.code.lower
 	start := lin & pageMask
 	l.begin(c.mode, p.keep, start)
@@ -139,12 +150,13 @@ func (c *CPU) build(p *codePage, lin uint64) *block {
 		l.fallThrough()
 	}
 	silence(l.ops)
-	b := &block{ops: slices.Clone(l.ops), insts: slices.Clone(l.insts), n: l.n, fused: l.fused, near: l.near, phys: noTarget}
-	if p.keep {
-		b.phys = p.phys | start
-		c.keep(p, start, at, b)
+	b := block{ops: l.ops, insts: l.insts, n: l.n, fused: l.fused, near: l.near, phys: noTarget}
+	if !p.keep {
+		b.ops, b.insts = slices.Clone(b.ops), slices.Clone(b.insts)
+		return &b
 	}
-	return b
+	b.phys = p.phys | start
+	return c.keep(p, start, at, b)
 }
 
 // decode decodes the instruction at linear address lin into code.lower.in, wherever it ends. If ok is false, fetching
@@ -188,23 +200,62 @@ func (c *CPU) alone(lin uint64) *block {
 	return b
 }
 
-// maxUops bounds the micro-operations that are kept, and with them the memory for decoded code.
-const maxUops = 1 << 20
+// slab keeps values of a type in few large objects: whoever collects garbage has fewer to look after.
+type slab[T any] struct {
+	room []T
+	size uintptr // of all objects, in bytes
+}
 
-// keep puts a block that begins at offset start of a page and ends before offset end into the page's index.
-func (c *CPU) keep(p *codePage, start, end uint64, b *block) {
-	if c.code.uops += len(b.ops); c.code.uops > maxUops {
-		for _, q := range c.code.pages {
-			c.code.forget(q, &c.native)
+// slabSize is how many values an object has.
+const slabSize = 1 << 10
+
+// keep returns a copy of v, which has at most slabSize values, that stays.
+func (s *slab[T]) keep(v ...T) []T {
+	if len(v) > len(s.room) {
+		s.room = make([]T, slabSize)
+		s.size += slabSize * reflect.TypeFor[T]().Size()
+	}
+	kept := s.room[:len(v):len(v)]
+	s.room = s.room[len(v):]
+	copy(kept, v)
+	return kept
+}
+
+// maxDecoded bounds the memory for decoded code, in bytes.
+const maxDecoded = 128 << 20
+
+// full tells whether there is no more memory for decoded code. What was forgotten counts as well, as it may share its
+// objects with what was not.
+func (cc *codeCache) full() bool { return cc.blocks.size+cc.ops.size+cc.insts.size+cc.known > cc.limit }
+
+// forgetCode drops all decoded code. The TLB for fetches keeps its translations: when that is depends on what was executed on
+// this replica, and a guest can tell.
+func (c *CPU) forgetCode() {
+	cc := &c.code
+	clear(cc.pages)
+	cc.blocks, cc.ops, cc.insts, cc.known = slab[block]{}, slab[uop]{}, slab[instruction]{}, 0
+	if c.native.base != 0 {
+		c.native.drop()
+	}
+	for mode := range c.tlb.ex {
+		for i := range c.tlb.ex[mode] {
+			c.tlb.ex[mode][i].page = nil
 		}
 	}
-	p.blocks = append(p.blocks, b)
+}
+
+// keep keeps block b, which begins at offset start of a page and ends before offset end, in the page's index.
+func (c *CPU) keep(p *codePage, start, end uint64, b block) *block {
+	b.ops, b.insts = c.code.ops.keep(b.ops...), c.code.insts.keep(b.insts...)
+	kept := &c.code.blocks.keep(b)[0]
+	p.blocks = append(p.blocks, kept)
 	p.index[start] = uint16(len(p.blocks))
 	frame := c.frame(p.phys)
 	if c.code.lines[frame] == 0 {
 		c.slowStores(p.phys)
 	}
 	c.code.lines[frame] |= lineMask(start, end-start)
+	return kept
 }
 
 // lineMask has a bit set for each line of 64 bytes that n bytes, at least one, from offset o of a page lie in.
@@ -235,6 +286,7 @@ func (c *CPU) codePage(a uint64) *codePage {
 		}
 	}
 	*at = &codePage{mem: (*[pageSize]byte)(mem), phys: a &^ pageMask, mode: c.mode, keep: true, other: *at}
+	c.code.known += reflect.TypeFor[codePage]().Size()
 	return *at
 }
 
@@ -243,16 +295,15 @@ func (c *CPU) codePage(a uint64) *codePage {
 func (c *CPU) modified(a, n uint64) {
 	frame := c.frame(a)
 	if c.code.lines[frame]&lineMask(a&pageMask, n) != 0 {
-		c.code.forget(c.code.pages[frame], &c.native)
+		c.code.pages[frame].forget(&c.native)
 		c.code.lines[frame] = 0
 	}
 }
 
 // forget drops the blocks of a page in all modes.
-func (cc *codeCache) forget(p *codePage, n *native) {
+func (p *codePage) forget(n *native) {
 	for ; p != nil; p = p.other {
 		for _, b := range p.blocks {
-			cc.uops -= len(b.ops)
 			n.forget(b)
 		}
 		clear(p.index[:])

@@ -113,7 +113,7 @@ func (e *emitTest) make(op opcode) (u uop, r [rPage]uint64, near [2]bool) {
 	r[rIP], r[rFS], r[rGS] = emitAt, e.Uint64()>>40, e.Uint64()>>40
 	r[vmm.RSP], r[vmm.RBP] = e.place(), e.place()
 	register := func() uint8 { return uint8(e.IntN(16)) }
-	u = uop{fn: micro[op].fn, op: op, len: 2 + uint8(e.IntN(4)), dst: e.slot(), src: e.slot(),
+	u = uop{fn: fnNumber(op), op: op, len: 2 + uint8(e.IntN(4)), dst: e.slot(), src: e.slot(),
 		base:  [...]uint8{rZero, rIP, tEA, register(), register(), register()}[e.IntN(6)],
 		index: [...]uint8{rZero, register()}[e.IntN(2)],
 		seg:   [...]uint8{rZero, rZero, rFS, rGS}[e.IntN(4)],
@@ -218,7 +218,7 @@ func (e *emitTest) run(g *guest, b *block, r *[rPage]uint64, flags uint64, arith
 		c.left -= uint64(b.n)
 		c.cur, c.r[rIP] = b, c.rip
 		for i := range b.ops {
-			if u := &b.ops[i]; !u.fn(c, u) {
+			if u := &b.ops[i]; !u.do(c) {
 				c.stopped(u)
 				break
 			}
@@ -232,7 +232,7 @@ func (e *emitTest) check(op opcode) {
 	u, r, near := e.make(op)
 	b := &block{ops: []uop{u}, n: 1, near: near, phys: emitAt}
 	if _, _, fused, branch := emitForm(op); !fused && !branch && !of(op, uRet, 3) && op != uCallR && op != uGoto {
-		b.ops = append(b.ops, uop{fn: micro[uGoto].fn, op: uGoto, off: uint16(u.len), n: 1})
+		b.ops = append(b.ops, uop{fn: fnNumber(uGoto), op: uGoto, off: uint16(u.len), n: 1})
 	}
 	flags, arithmetic := e.Uint64(), e.IntN(2) == 0
 	if e.IntN(50) == 0 {

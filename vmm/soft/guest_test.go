@@ -59,7 +59,7 @@ func machineCode(parts ...string) []byte {
 // guest is a machine for a test.
 type guest struct {
 	*CPU
-	t   *testing.T
+	t   testing.TB
 	bus testBus
 	s   vmm.CPUState // the start state
 }
@@ -87,7 +87,7 @@ func (b *testBus) MemOut(a vmm.GPA, p []byte)    { b.note("write", uint64(a), p)
 func (b *testBus) Now() vmm.Time                 { return 1000 * vmm.Time(b.cpu.Position()) }
 
 // newGuest makes a guest that is about to start in 64-bit mode at CPL 0 with interrupts disabled.
-func newGuest(t *testing.T) *guest {
+func newGuest(t testing.TB) *guest {
 	g := &guest{CPU: New(vmm.NewRAM(make([]byte, testRAM)), guestOptions(t)), t: t}
 	g.bus.cpu = g.CPU
 	const table = pteP | pteW | pteU

@@ -77,8 +77,8 @@ func (l *lowerer) instruction(err error) {
 
 // emit appends a micro-operation of the instruction.
 func (l *lowerer) emit(u uop) *uop {
-	if u.fn == nil {
-		u.fn = micro[u.op].fn
+	if u.fn == 0 {
+		u.fn = fnNumber(u.op)
 	}
 	u.off, u.n, u.len = l.off, l.n, l.in.Len
 	l.ops = append(l.ops, u)

@@ -515,7 +515,7 @@ func (l *lowerer) fuse(cc uint8) bool {
 	}
 	for _, f := range fusions {
 		if f.compare == u.op && f.cond == cc {
-			u.op, u.fn = f.op, micro[f.op].fn
+			u.op, u.fn = f.op, fnNumber(f.op)
 			u.imm = u.imm&math.MaxUint32 | uint64(l.in.Imm)<<32
 			u.len += l.in.Len
 			l.fused, l.done = true, true

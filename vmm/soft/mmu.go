@@ -385,13 +385,16 @@ func (c *CPU) fetchSlow(lin uint64) *codePage {
 		c.faultCode(excGP, 0)
 		return nil
 	}
-	w, ok := c.walk(lin, c.userAccess()|accFetch)
-	if !ok {
-		return nil
-	}
 	e := &c.ex[lin/pageSize%tlbSize]
-	c.tlb.fill(&e.head, lin, &w)
-	e.page, e.phys = c.codePage(w.phys), w.phys
+	if e.tag != lin&^pageMask { // else the code was dropped, and the translation was not
+		w, ok := c.walk(lin, c.userAccess()|accFetch)
+		if !ok {
+			return nil
+		}
+		c.tlb.fill(&e.head, lin, &w)
+		e.phys = w.phys
+	}
+	e.page = c.codePage(e.phys)
 	return e.page
 }
 

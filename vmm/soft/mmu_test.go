@@ -99,7 +99,7 @@ func (g *guest) warm(addrs ...uint64) {
 			if p, ok := g.walk(a, acc|accFetch); ok {
 				e := &g.tlb.ex[acc>>1][a/pageSize%tlbSize]
 				g.tlb.fill(&e.head, a, &p)
-				e.page = g.codePage(p.phys)
+				e.phys, e.page = p.phys, g.codePage(p.phys)
 			}
 		}
 	}

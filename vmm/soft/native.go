@@ -137,7 +137,7 @@ func (c *CPU) compiled(b *block) *block {
 			c.cur, c.rip, c.r[rIP] = b, start, start
 			fr, fc, fs := c.fr, c.fc, c.fs
 			u := &b.ops[arg]
-			if !u.fn(c, u) {
+			if !u.do(c) {
 				c.stopped(u)
 				return nil
 			}

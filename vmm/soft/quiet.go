@@ -25,7 +25,7 @@ func silence(ops []uop) {
 		}
 		kind := effects[u.op]
 		if q := quiets[u.op]; unseen && q != 0 {
-			u.op, u.fn = q, micro[q].fn
+			u.op, u.fn = q, fnNumber(q)
 			kind = max(kind, effects[q])
 		}
 		switch kind {
@@ -52,5 +52,5 @@ func (c *CPU) loud(u *uop) bool {
 	if u.op < numOpcodes && louds[u.op] != 0 {
 		return micro[louds[u.op]].fn(c, u)
 	}
-	return u.fn(c, u)
+	return u.do(c)
 }

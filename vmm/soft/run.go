@@ -104,7 +104,7 @@ func (c *CPU) blocks() {
 		c.r[rIP] = c.rip
 		ops := b.ops
 		for i := range ops {
-			if u := &ops[i]; !u.fn(c, u) {
+			if u := &ops[i]; !u.do(c) {
 				c.stopped(u)
 				return
 			}
@@ -182,7 +182,7 @@ func (c *CPU) one() {
 	c.r[rIP] = c.rip
 	c.stepping, c.touched = true, false
 	for i := range b.ops {
-		if u := &b.ops[i]; !u.fn(c, u) {
+		if u := &b.ops[i]; !u.do(c) {
 			c.stopped(u)
 			break
 		}

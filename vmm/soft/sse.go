@@ -10,9 +10,6 @@ import (
 var floatLowering = slices.Concat(moveLowering, integerVectorLowering, shuffleLowering, stringLowering,
 	floatVectorLowering, convertLowering, x87Lowering, stateLowering)
 
-// uopFunc executes a micro-operation.
-type uopFunc = func(c *CPU, u *uop) bool
-
 // needSSE makes the block check that SSE instructions may be executed, before the first of them.
 func (l *lowerer) needSSE() {
 	if !l.sse {
@@ -110,10 +107,11 @@ func (l *lowerer) storeVector(slot, size uint8, aligned bool) {
 // vectorOp lowers an instruction of a vector destination, a vector or memory source, and perhaps an
 // immediate. Either function may be nil if there is no such form.
 func vectorOp(xmm, mmx uopFunc) lowerFunc {
+	ofXMM, ofMMX := number(xmm), number(mmx)
 	return func(l *lowerer) {
-		fn := xmm
+		fn := ofXMM
 		if l.in.Arg[0].Kind == x86.MMX {
-			fn = mmx
+			fn = ofMMX
 		}
 		l.need()
 		src := l.vector(1, true)

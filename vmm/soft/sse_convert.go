@@ -70,7 +70,8 @@ func toInts64(e *float.Env, b vec, mode float.Rounding) uint64 {
 
 // fromInteger lowers a conversion of a general register or memory of 4 or 8 bytes. The functions take it
 // from a slot; imm is its size.
-func fromInteger(fn32, fn64 uopFunc) lowerFunc {
+func fromInteger(f32, f64 uopFunc) lowerFunc {
+	fn32, fn64 := number(f32), number(f64)
 	return func(l *lowerer) {
 		l.needSSE()
 		from := l.in.Arg[1]
@@ -106,8 +107,8 @@ var opFromInt64SDTrap = opFloat(func(e *float.Env, a, b vec, _ uint8) vec { retu
 
 // toInteger lowers a conversion to a general register of 4 or 8 bytes, of which imm is the size.
 func toInteger(f func(e *float.Env, b vec, size uint) int64) lowerFunc {
-	fn32 := opToInteger(func(e *float.Env, _, b vec, _ uint8) vec { return vec{uint64(uint32(f(e, b, 32))), 0} })
-	fn64 := opToInteger(func(e *float.Env, _, b vec, _ uint8) vec { return vec{uint64(f(e, b, 64)), 0} })
+	fn32 := number(opToInteger(func(e *float.Env, _, b vec, _ uint8) vec { return vec{uint64(uint32(f(e, b, 32))), 0} }))
+	fn64 := number(opToInteger(func(e *float.Env, _, b vec, _ uint8) vec { return vec{uint64(f(e, b, 64)), 0} }))
 	return func(l *lowerer) {
 		l.needSSE()
 		fn := fn32
@@ -133,7 +134,7 @@ func opToInteger(f vecOp) uopFunc {
 // mixed lowers a conversion between an MMX and an XMM register, of which the former may be memory. An
 // unmasked exception finds the x87 state changed as MMX does.
 func mixed(f vecOp) lowerFunc {
-	fn := opFloat(f)
+	fn := number(opFloat(f))
 	return func(l *lowerer) {
 		to, from := l.in.Arg[0], l.in.Arg[1]
 		l.need()

@@ -118,8 +118,9 @@ func shift(f func(a, n, h uint64, w uint) uint64, fast uopFunc, h uint64, w uint
 	byVector := vectorOp(
 		opWide(func(a, n vec, _ uint8) vec { return vec{f(a.lo, n.lo, h, w), f(a.hi, n.lo, h, w)} }),
 		opMMX(func(a, n uint64, _ uint8) uint64 { return f(a, n, h, w) }))
-	xmm := opWide(func(a, _ vec, n uint8) vec { return vec{f(a.lo, uint64(n), h, w), f(a.hi, uint64(n), h, w)} })
-	mmx := opMMX(func(a, _ uint64, n uint8) uint64 { return f(a, uint64(n), h, w) })
+	xmm := number(opWide(func(a, _ vec, n uint8) vec { return vec{f(a.lo, uint64(n), h, w), f(a.hi, uint64(n), h, w)} }))
+	mmx := number(opMMX(func(a, _ uint64, n uint8) uint64 { return f(a, uint64(n), h, w) }))
+	quick := number(fast)
 	return func(l *lowerer) {
 		if l.in.Arg[1].Kind != x86.Imm {
 			byVector(l)
@@ -132,7 +133,7 @@ func shift(f func(a, n, h uint64, w uint) uint64, fast uopFunc, h uint64, w uint
 		case l.in.Arg[0].Kind == x86.MMX:
 			u.fn = mmx
 		case fast != nil:
-			u.fn, u.shift, u.imm = fast, n&63, f(^uint64(0), uint64(n), h, w)
+			u.fn, u.shift, u.imm = quick, n&63, f(^uint64(0), uint64(n), h, w)
 		}
 		l.compute(u)
 	}
@@ -153,7 +154,7 @@ func (c *CPU) opShiftRightV(u *uop) bool {
 }
 
 func bytesShift(f func(v vec, n uint8) vec) lowerFunc {
-	fn := opWide(func(a, _ vec, n uint8) vec { return f(a, n) })
+	fn := number(opWide(func(a, _ vec, n uint8) vec { return f(a, n) }))
 	return func(l *lowerer) {
 		l.needSSE()
 		l.compute(uop{fn: fn, dst: l.in.Arg[0].Reg, src: xNone, imm: uint64(l.in.Imm)})

@@ -57,7 +57,8 @@ func moveVector(aligned bool) lowerFunc {
 
 // moveScalar lowers MOVSS and MOVSD: between registers fn, which leaves the rest of the destination alone;
 // from memory the rest becomes 0.
-func moveScalar(fn uopFunc) lowerFunc {
+func moveScalar(f uopFunc) lowerFunc {
+	fn := number(f)
 	return func(l *lowerer) {
 		l.needSSE()
 		to, from := l.in.Arg[0], l.in.Arg[1]
@@ -111,7 +112,8 @@ func moveWord(l *lowerer) {
 }
 
 // moveHalf lowers moves between memory and one half of a vector; loads leave the other half alone.
-func moveHalf(fn uopFunc, half uint8) lowerFunc {
+func moveHalf(f uopFunc, half uint8) lowerFunc {
+	fn := number(f)
 	return func(l *lowerer) {
 		l.needSSE()
 		to, from := l.in.Arg[0], l.in.Arg[1]

@@ -289,10 +289,10 @@ func lowerInsertPS(l *lowerer) {
 	l.compute(uop{fn: opInsertPS, dst: l.in.Arg[0].Reg, src: src, imm: uint64(imm)})
 }
 
-var opInsertPS = opWide(func(a, b vec, imm uint8) vec {
+var opInsertPS = number(opWide(func(a, b vec, imm uint8) vec {
 	a = a.with(b.lane32(imm>>6), 0xffff_ffff, imm>>4&3*32)
 	return blend(a, vec{}, spreadMask(imm, 32), spreadMask(imm>>2, 32))
-})
+}))
 
 // extractLane lowers PEXTR: a lane of w bits to a general register, extended by zeros, or memory.
 func extractLane(w uint8) lowerFunc {
@@ -330,15 +330,15 @@ func (c *CPU) opStoreLane(u *uop) bool { return c.store(c.ea(u), c.r[u.src], uin
 
 // toGPR lowers what makes a number out of a vector.
 func toGPR(f func(v vec) uint64) lowerFunc {
-	xmm := func(c *CPU, u *uop) bool {
+	xmm := number(func(c *CPU, u *uop) bool {
 		c.r[u.dst] = f(c.fpu.v[u.src&31])
 		return true
-	}
-	mmx := func(c *CPU, u *uop) bool {
+	})
+	mmx := number(func(c *CPU, u *uop) bool {
 		c.fpu.enterMMX()
 		c.r[u.dst] = f(vec{c.fpu.v[u.src&31].lo, 0})
 		return true
-	}
+	})
 	return func(l *lowerer) {
 		fn := xmm
 		if l.in.Arg[1].Kind == x86.MMX {

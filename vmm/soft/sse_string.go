@@ -111,7 +111,7 @@ func aggregate(a, b *elements, imm uint8) (r uint16) {
 // mask in XMM0 as their result.
 func compareStrings(explicit, index bool) lowerFunc {
 	const rAX, rCX, rDX = 0, 1, 2
-	fn := func(c *CPU, u *uop) bool {
+	fn := number(func(c *CPU, u *uop) bool {
 		imm := uint8(u.imm)
 		a, b := stringElements(c.fpu.v[u.dst&31], imm), stringElements(c.fpu.v[u.src&31], imm)
 		count := stringCount(imm)
@@ -156,7 +156,7 @@ func compareStrings(explicit, index bool) lowerFunc {
 		}
 		c.setArith(f)
 		return true
-	}
+	})
 	return func(l *lowerer) {
 		l.needSSE()
 		src := l.vector(1, false)

@@ -181,7 +181,7 @@ func TestStateAllocatesNothing(t *testing.T) {
 }
 
 func BenchmarkState(b *testing.B) {
-	g := newGuest(nil)
+	g := newGuest(b)
 	if err := g.SetState(&g.s); err != nil {
 		b.Fatal(err)
 	}

@@ -4,14 +4,16 @@ import "ftvm/vmm/soft/x86"
 
 // uop is a micro-operation: the engine's own, simpler instruction. Which of its fields an operation uses
 // is said at its opcode.
+//
+// It holds no pointers: there may be a million of them, and whoever collects garbage would look at each.
 type uop struct {
-	// fn executes it. It returns true if the next one follows, and otherwise sets CPU.stop.
-	fn func(c *CPU, u *uop) bool
 	// imm is an immediate operand, or a branch's displacement.
 	imm uint64
 	// The memory operand is at r[base] + r[index]<<shift + r[seg] + disp, a linear address.
 	disp int32
 	op   opcode
+	// fn is the number of the function that executes it.
+	fn fnNumber
 	// off is the offset of the instruction from the first one of the block, in bytes.
 	off uint16
 	// n is how many instructions of the block come before this one.
@@ -26,6 +28,36 @@ type uop struct {
 // opcode names a micro-operation. Executing needs only fn; opcodes are what other users of the form
 // (a compiler, a dump) go by.
 type opcode uint16
+
+// uopFunc executes a micro-operation. It returns true if the next one follows, and otherwise sets CPU.stop.
+type uopFunc = func(c *CPU, u *uop) bool
+
+// fnNumber is the number of a uopFunc in functions. An opcode below numOpcodes is the number of its function.
+type fnNumber uint16
+
+// maxFunctions is a power of two, so that no index needs a check.
+const maxFunctions = 1 << 12
+
+var (
+	functions [maxFunctions]uopFunc
+	numbered  = fnNumber(numOpcodes)
+)
+
+func init() {
+	for op := range micro {
+		functions[op] = micro[op].fn
+	}
+}
+
+// number gives a function its number. It is called while the tables of lowerings are made, not later.
+func number(f uopFunc) fnNumber {
+	functions[numbered] = f
+	numbered++
+	return numbered - 1
+}
+
+// do executes u.
+func (u *uop) do(c *CPU) bool { return functions[u.fn%maxFunctions](c, u) }
 
 // ea is the linear address of u's memory operand.
 func (c *CPU) ea(u *uop) uint64 {
@@ -45,7 +77,7 @@ type instruction struct {
 }
 
 // execFunc executes an instruction whole. u carries its memory operand and its place in the block. What it
-// returns is as for uop.fn.
+// returns is as for uopFunc.
 type execFunc func(c *CPU, u *uop, in *x86.Inst) bool
 
 // opInst executes instruction number imm of the block.
