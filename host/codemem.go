@@ -1,17 +1,21 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
 )
 
 // AllocCode returns size bytes of memory, outside the Go heap, that may be written and executed. It takes up no more of the
-// host's memory than what is written. Hosts can forbid this (SELinux's execmem, seccomp, PaX); the error says so.
+// host's memory than what is written, in huge pages like a guest's RAM. Hosts can forbid this (SELinux's execmem, seccomp, PaX); the error says so.
 func AllocCode(size int) ([]byte, error) {
 	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("%s of memory for machine code: mmap: %w: this host forbids memory that is writable and executable, or has too little", FormatSize(uint64(size)), err)
+	}
+	if err := unix.Madvise(mem, unix.MADV_HUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) { // see allocRAM
+		return nil, errors.Join(fmt.Errorf("memory for machine code: madvise: %w", err), FreeCode(mem))
 	}
 	return mem, nil
 }

@@ -42,13 +42,55 @@ type codePage struct {
 	// other is the same page in another mode.
 	other  *codePage
 	blocks []*block
-	phys   uint64
-	mode   x86.Mode
+	// index is a hash table of the numbers of blocks, plus 1, by the offsets at which they begin: a power of two of places,
+	// at least half of which are 0. Whose place is taken has one of the next.
+	index []uint16
+	phys  uint64
+	mode  x86.Mode
 	// keep is set for pages of RAM: their blocks are kept.
 	keep bool
-	// index holds, for each offset, the number of the block that begins there, plus 1, in blocks. It is behind all
-	// pointers, where whoever collects garbage does not look.
-	index [pageSize]uint16
+}
+
+// find finds the block that begins at an offset, or nil.
+func (p *codePage) find(offset uint64) *block {
+	for i := offset; len(p.index) > 0; i++ {
+		k := p.index[i&uint64(len(p.index)-1)]
+		if k == 0 {
+			break
+		}
+		if b := p.blocks[k-1]; b.phys&pageMask == offset {
+			return b
+		}
+	}
+	return nil
+}
+
+// add adds a block, and returns how many bytes that took besides the block.
+func (p *codePage) add(b *block) (took uintptr) {
+	before := cap(p.blocks)
+	p.blocks = append(p.blocks, b)
+	took = uintptr(cap(p.blocks)-before) * 8
+	if 2*len(p.blocks) <= len(p.index) {
+		p.enter(len(p.blocks))
+		return took
+	}
+	p.index = make([]uint16, max(minIndex, 2*len(p.index)))
+	for k := range p.blocks {
+		p.enter(k + 1)
+	}
+	return took + uintptr(len(p.index))*2
+}
+
+// minIndex is how many places an index begins with.
+const minIndex = 16
+
+// enter puts block number k-1 into the index.
+func (p *codePage) enter(k int) {
+	i := p.blocks[k-1].phys & pageMask
+	for p.index[i&uint64(len(p.index)-1)] != 0 {
+		i++
+	}
+	p.index[i&uint64(len(p.index)-1)] = uint16(k)
 }
 
 // codeEntry is an entry of the TLB for instruction fetches.
@@ -64,7 +106,7 @@ type codeCache struct {
 	pages []*codePage
 	// lines has a bit for each 64 bytes of each page of RAM: set if code was decoded from there.
 	lines []uint64
-	// blocks, ops and insts are where those of all pages are, and known is how many bytes the pages take.
+	// blocks, ops and insts are where those of all pages are, and known is how many bytes the pages take besides.
 	blocks slab[block]
 	ops    slab[uop]
 	insts  slab[instruction]
@@ -110,8 +152,8 @@ func (c *CPU) lookup() *block {
 	if p == nil {
 		return nil
 	}
-	if i := p.index[lin&pageMask]; i != 0 {
-		return p.blocks[i-1]
+	if b := p.find(lin & pageMask); b != nil {
+		return b
 	}
 	return c.build(p, lin)
 }
@@ -248,8 +290,7 @@ func (c *CPU) forgetCode() {
 func (c *CPU) keep(p *codePage, start, end uint64, b block) *block {
 	b.ops, b.insts = c.code.ops.keep(b.ops...), c.code.insts.keep(b.insts...)
 	kept := &c.code.blocks.keep(b)[0]
-	p.blocks = append(p.blocks, kept)
-	p.index[start] = uint16(len(p.blocks))
+	c.code.known += p.add(kept)
 	frame := c.frame(p.phys)
 	if c.code.lines[frame] == 0 {
 		c.slowStores(p.phys)
@@ -306,7 +347,7 @@ func (p *codePage) forget(n *native) {
 		for _, b := range p.blocks {
 			n.forget(b)
 		}
-		clear(p.index[:])
+		clear(p.index)
 		p.blocks = p.blocks[:0]
 	}
 }
