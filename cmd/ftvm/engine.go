@@ -24,6 +24,8 @@ type engineKind struct {
 	epoch uint64
 	// tellsTime is set if the CPU tells the guest the time, to the nanosecond.
 	tellsTime bool
+	// roams is set if the CPU may be run by one thread after the other. KVM wants all calls for one to come from one thread.
+	roams bool
 	// alloc gives it guest memory; see host.AllocFixedRAM.
 	alloc func(size uint64) (mem []byte, unlocked, err error)
 	// make makes one, and tells which CPU the guest sees, for replicas to compare.
@@ -35,11 +37,11 @@ type engineKind struct {
 const codeSize = 16 << 20
 
 var engineKinds = []engineKind{
-	{"kvm", []string{"exits", "step"}, 1000, false, host.AllocFixedRAM, func(ram *vmm.RAM, clock string, _ *slog.Logger) (vmm.Engine, string, error) {
+	{"kvm", []string{"exits", "step"}, 1000, false, false, host.AllocFixedRAM, func(ram *vmm.RAM, clock string, _ *slog.Logger) (vmm.Engine, string, error) {
 		e, err := kvm.New(ram, kvm.Options{Clock: clock})
 		return e, kvm.CPUModel(), err
 	}},
-	{"soft", []string{"instructions"}, 100_000_000, true, func(size uint64) (mem []byte, _, err error) {
+	{"soft", []string{"instructions"}, 100_000_000, true, true, func(size uint64) (mem []byte, _, err error) {
 		mem, err = host.AllocRAM(size)
 		return mem, nil, err
 	}, func(ram *vmm.RAM, _ string, log *slog.Logger) (vmm.Engine, string, error) {

@@ -56,6 +56,7 @@ func (g *guestFlags) memoryEvery() uint64 {
 // guest is a virtual machine that is ready to run, with its outside halves.
 type guest struct {
 	machine  *vmm.Machine
+	roams    bool // see pair.Options
 	mem      []byte
 	disks    []host.Storage
 	taps     []*host.Tap
@@ -160,7 +161,7 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 	if err != nil {
 		return nil, err
 	}
-	v.machine = vmm.NewMachine(engine, ram, devices.New(config, ram))
+	v.machine, v.roams = vmm.NewMachine(engine, ram, devices.New(config, ram)), kind.roams
 	if err := engine.SetState(state); err != nil {
 		return nil, err
 	}

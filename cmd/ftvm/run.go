@@ -153,8 +153,7 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 		}
 		defer func() { pprof.StopCPUProfile(); err = errors.Join(err, f.Close()) }()
 	}
-	// KVM wants all calls for one vCPU to come from one thread. While the guest runs, that thread
-	// keeps one of Go's processors; the others are for everything else.
+	// While the guest runs, the thread that it is run by keeps one of Go's processors; the others are for everything else.
 	runtime.LockOSThread()
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 	log := newLog(os.Stderr)
@@ -176,7 +175,7 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 	}()
 
 	opt := pair.Options{
-		Machine: v.machine, Console: console, Log: log,
+		Machine: v.machine, Roams: v.roams, Console: console, Log: log,
 		Settings:  append(v.settings, pair.Setting{Name: "commit", Value: r.commit}),
 		Core:      replica.Config{Verified: r.commit == "verified", MaxLag: r.maxLag, MaxWork: maxWork * uint64(r.epochTime), SuspectTicks: r.suspect},
 		Heartbeat: r.heartbeat, EpochLength: g.epoch, EpochTime: r.epochTime, MemoryEvery: g.memoryEvery(),

@@ -59,6 +59,9 @@ type Console interface{ Submit(vmm.Output) }
 // Options is what a node needs.
 type Options struct {
 	Machine Machine
+	// Roams is set if the machine may be run by one thread after the other; else it is run by that which Run is called by
+	// and is locked to, always.
+	Roams   bool
 	Disks   []Disk // a SharedDisk where the machine's requests are Shared
 	Net     []Net
 	Console Console
@@ -132,7 +135,9 @@ type Node struct {
 	renewed bool          // the present epoch came in place of one that had to wait
 	pace    uint64        // positions that the guest would have made in EpochTime, by the last epoch that had any
 	due     time.Time     // when it should end
-	alarm   *time.Timer   // makes it end, on an exact clock, on which a guest may run for long without an exit
+	timer   vmm.Time      // the guest's timer for which it should, 0 if there is none
+	alarm   *time.Timer   // ends a rest
+	armed   time.Time     // when it does
 }
 
 // notice is something for the log.
@@ -160,7 +165,7 @@ func newNode(opt Options, core func(replica.Config) *replica.Core) *Node {
 		local: map[request]*result{}, wake: make(chan struct{}, 1), frames: make([][][]byte, len(opt.Net)), issued: map[request]int{},
 		wait: opt.EpochTime, told: map[string]time.Time{}, notices: make(chan notice, 64), over: make(chan struct{}), stats: stats{started: time.Now()}}
 	n.emptied = sync.NewCond(&n.mu)
-	n.alarm = time.AfterFunc(time.Hour, n.expire)
+	n.alarm = time.AfterFunc(time.Hour, n.rouse)
 	n.alarm.Stop()
 	return n
 }
@@ -340,12 +345,6 @@ func (n *Node) want() {
 		n.kicked.Store(true)
 		n.opt.Machine.Kick()
 	}
-}
-
-// expire is called when the epoch is old.
-func (n *Node) expire() {
-	n.want()
-	n.rouse()
 }
 
 // step lets f call the core, and does what the core then wants.

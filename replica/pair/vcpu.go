@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"time"
 
@@ -22,7 +23,7 @@ func (n *Node) next() replica.Task {
 		if t.Kind != replica.TaskWait {
 			return t
 		}
-		n.rest(nil)
+		n.rest(time.Time{})
 	}
 }
 
@@ -58,7 +59,7 @@ func (n *Node) runEpoch() error {
 	ends := func() bool {
 		// Age ends no epoch in which the guest did not move: if a boundary takes longer
 		// than EpochTime, it never would.
-		return n.wanted.Load() || n.isOver() || n.roomAgain() || n.moved() > 0 && time.Now().After(n.due)
+		return n.wanted.Load() || n.isOver() || n.roomAgain() || n.moved() > 0 && n.old()
 	}
 	var reason vmm.StopReason
 	for awaited := true; awaited; {
@@ -87,11 +88,21 @@ func (n *Node) runEpoch() error {
 
 // stretch runs the machine on in the present epoch until the epoch is to end, or the guest halts.
 func (n *Node) stretch(ends func() bool) (reason vmm.StopReason, err error) {
-	for {
-		reason, err = n.run(math.MaxUint64, func() bool { n.drainRequests(); return ends() })
-		if err != nil || reason != vmm.StopPaused || !n.kicked.Swap(false) || ends() {
-			break // without a kick of ours it is the guest that wants a boundary
-		} // else by a kick for what was dealt with since
+	for on := true; on; {
+		length := n.checkpoint()
+		reason, err = n.run(length, func() bool { n.drainRequests(); return ends() })
+		switch {
+		case err != nil:
+			on = false
+		case reason == vmm.StopPosition: // a checkpoint, or the end of the epoch's full length
+			if on = n.moved() == length; on && ends() {
+				reason, on = vmm.StopPaused, false
+			}
+		case reason == vmm.StopPaused: // without a kick of ours it is the guest that wants a boundary
+			on = n.kicked.Swap(false) && !ends() // by a kick for what was dealt with since
+		default:
+			on = false
+		}
 	}
 	if err != nil || reason != vmm.StopPaused || !n.exact() {
 		return reason, err
@@ -146,25 +157,38 @@ func (n *Node) run(length uint64, pause func() bool) (vmm.StopReason, error) {
 	}
 }
 
+// checkpoint is how long the epoch is when it is time to look whether it has become too old: on an exact clock a guest may run
+// for long without an exit.
+func (n *Node) checkpoint() uint64 {
+	if !n.exact() {
+		return math.MaxUint64
+	}
+	moved := n.moved()
+	return moved + max(max(n.pace, moved)/checkpoints, minLength)
+}
+
+// checkpoints is how many there are in EpochTime, by the guest's pace.
+const checkpoints = 32
+
 // idle waits until the guest has a reason to wake.
 func (n *Node) idle() {
-	n.alarm.Stop()
-	timer := n.guestTimer()
+	until := n.guestTimer()
 	for !n.wanted.Load() && !n.isOver() && !n.arriving() {
-		if n.rest(timer) {
+		if n.rest(until) {
 			return
 		}
 	}
 }
 
-// guestTimer is up when the timer is due for which a halted guest waits.
-func (n *Node) guestTimer() <-chan time.Time {
+// guestTimer is when the timer is due for which a halted guest waits, zero if there is none.
+func (n *Node) guestTimer() time.Time {
 	t, ok := n.opt.Machine.Deadline()
 	if !ok {
-		return nil
+		return time.Time{}
 	}
-	n.guestTime(time.Now())
-	return time.After(time.Duration(min(n.clock.Wait(t), math.MaxInt64)))
+	now := time.Now()
+	n.guestTime(now)
+	return now.Add(time.Duration(min(n.clock.Wait(t), uint64(time.Hour)))) // or look again
 }
 
 // await waits, on a primary whose guest is halted, for the oldest request to the replica's own disks, and lets its completion enter.
@@ -173,7 +197,7 @@ func (n *Node) await() (bool, error) {
 	if !n.x.MayAwait() {
 		return false, nil
 	}
-	began, timer := time.Now(), (<-chan time.Time)(nil)
+	began, until, set := time.Now(), time.Time{}, false
 	for {
 		n.mu.Lock()
 		in, come := n.core.Await()
@@ -187,12 +211,15 @@ func (n *Node) await() (bool, error) {
 			n.waited += took
 			n.wait += (took - n.wait) / waits
 			return true, n.x.Await(in)
-		case !outstanding || wanted || n.isOver() || n.arriving() || n.moved() > 0 && time.Now().After(n.due):
+		case !outstanding || wanted || n.isOver() || n.arriving() || n.moved() > 0 && n.old():
 			return false, nil
-		case timer == nil:
-			timer = n.guestTimer()
+		case !set:
+			until, set = n.guestTimer(), true
+			if n.moved() > 0 && (until.IsZero() || n.due.Before(until)) {
+				until = n.due
+			}
 		}
-		if n.rest(timer) {
+		if n.rest(until) {
 			return false, nil
 		}
 	}
@@ -211,17 +238,34 @@ func (n *Node) awaitable() bool {
 	return n.core.Awaitable()
 }
 
-// rest waits until something changed, or timer is up, which it reports.
-func (n *Node) rest(timer <-chan time.Time) (up bool) {
+// rest waits until something changed, or a time has come, which it reports; the zero time never does.
+func (n *Node) rest(until time.Time) (come bool) {
+	if now := time.Now(); !until.IsZero() {
+		if !now.Before(until) {
+			return true
+		}
+		// Arming it wakes a thread. There may be thousands of rests, each for less than a timer's time: one that
+		// is armed for an earlier time stays so, and then it is seen what for.
+		if !n.armed.After(now) || until.Before(n.armed) {
+			n.alarm.Reset(until.Sub(now))
+			n.armed = until
+		}
+	}
 	n.resting.Store(true)
 	defer n.resting.Store(false)
-	select {
-	case <-timer:
-		return true
-	case <-n.wake:
-		n.life.Add(1)
-		return false
+	n.pause()
+	n.life.Add(1)
+	return !until.IsZero() && !time.Now().Before(until)
+}
+
+// pause waits until something changed.
+func (n *Node) pause() {
+	if n.opt.Roams {
+		// Who waits locked to its thread has other threads do the work of others, and each time two meet.
+		runtime.UnlockOSThread()
+		defer runtime.LockOSThread()
 	}
+	<-n.wake
 }
 
 // guestTime is what guest time should be now.
@@ -319,13 +363,7 @@ func (n *Node) boundary() error {
 			n.stats.takeover.primary = time.Now()
 		}
 	})
-	if err := n.open(r); err != nil {
-		return err
-	}
-	if n.exact() {
-		n.alarm.Reset(time.Until(n.due))
-	}
-	return nil
+	return n.open(r)
 }
 
 // opening decides how the next epoch begins.
@@ -347,7 +385,7 @@ func (n *Node) nextLength() uint64 {
 	switch {
 	case n.pace == 0:
 		return n.opt.EpochLength
-	case n.exact(): // it should end by itself, not by the alarm
+	case n.exact(): // it should end by itself, not by the host's clock
 		return min(n.opt.EpochLength, n.pace-n.pace/late)
 	default:
 		return min(n.opt.EpochLength, n.pace)
@@ -414,16 +452,40 @@ func (n *Node) open(r epoch.Record) error {
 		return err
 	}
 	n.opened, n.begun, n.waited = time.Now(), n.opt.Machine.Position(), 0
-	n.due = n.opened.Add(n.opt.EpochTime)
-	if t, ok := n.opt.Machine.Deadline(); ok {
-		now := n.opt.Machine.Time()
-		lasts := time.Duration(min(max(t, now)-now, vmm.Time(n.opt.EpochTime)))
-		if n.exact() {
-			lasts += n.opt.EpochTime / late // the machine's own count should be there before
-		}
-		n.due = n.opened.Add(min(lasts, n.opt.EpochTime))
-	}
+	n.setDue(n.opened)
 	return nil
+}
+
+// setDue decides when the present epoch should end: at EpochTime, or when the guest's next timer is due, as it is now.
+func (n *Node) setDue(now time.Time) {
+	n.due, n.timer = n.opened.Add(n.opt.EpochTime), 0
+	t, ok := n.opt.Machine.Deadline()
+	if !ok {
+		return
+	}
+	n.timer = t
+	at := n.opt.Machine.Time()
+	lasts := time.Duration(min(max(t, at)-at, vmm.Time(n.opt.EpochTime)))
+	if n.exact() {
+		lasts += n.opt.EpochTime / late // the machine's own count should be there before
+	}
+	if due := now.Add(lasts); due.Before(n.due) {
+		n.due = due
+	}
+}
+
+// old reports whether the present epoch should end.
+func (n *Node) old() bool {
+	now := time.Now()
+	if !now.After(n.due) {
+		return false
+	}
+	// Where the machine's own count had the timer fire, it needs no boundary.
+	if t, ok := n.opt.Machine.Deadline(); n.timer == 0 || ok && t == n.timer {
+		return true
+	}
+	n.setDue(now)
+	return now.After(n.due)
 }
 
 // late is what part of EpochTime an epoch or a timer may be late on an exact clock before the epoch is ended by the host's clock.
@@ -510,7 +572,7 @@ func (n *Node) own(key request) (*result, error) {
 		case n.isOver():
 			return nil, epoch.ErrInterrupted
 		}
-		<-n.wake
+		n.pause()
 	}
 }
 

@@ -1,7 +1,6 @@
 package soft
 
 import (
-	"reflect"
 	"slices"
 
 	"ftvm/vmm"
@@ -65,20 +64,17 @@ func (p *codePage) find(offset uint64) *block {
 	return nil
 }
 
-// add adds a block, and returns how many bytes that took besides the block.
-func (p *codePage) add(b *block) (took uintptr) {
-	before := cap(p.blocks)
+// add adds a block.
+func (p *codePage) add(b *block) {
 	p.blocks = append(p.blocks, b)
-	took = uintptr(cap(p.blocks)-before) * 8
 	if 2*len(p.blocks) <= len(p.index) {
 		p.enter(len(p.blocks))
-		return took
+		return
 	}
 	p.index = make([]uint16, max(minIndex, 2*len(p.index)))
 	for k := range p.blocks {
 		p.enter(k + 1)
 	}
-	return took + uintptr(len(p.index))*2
 }
 
 // minIndex is how many places an index begins with.
@@ -106,13 +102,12 @@ type codeCache struct {
 	pages []*codePage
 	// lines has a bit for each 64 bytes of each page of RAM: set if code was decoded from there.
 	lines []uint64
-	// blocks, ops and insts are where those of all pages are, and known is how many bytes the pages take besides.
+	// blocks, ops and insts are where those of all pages are.
 	blocks slab[block]
 	ops    slab[uop]
 	insts  slab[instruction]
-	known  uintptr
-	// limit is maxDecoded but in tests.
-	limit uintptr
+	// limit is maxUops but in tests.
+	limit int
 	// alone is the block for an instruction that is executed by itself.
 	alone block
 	// longest is the most instructions in a block.
@@ -245,7 +240,7 @@ func (c *CPU) alone(lin uint64) *block {
 // slab keeps values of a type in few large objects: whoever collects garbage has fewer to look after.
 type slab[T any] struct {
 	room []T
-	size uintptr // of all objects, in bytes
+	kept int // values so far
 }
 
 // slabSize is how many values an object has.
@@ -255,27 +250,27 @@ const slabSize = 1 << 10
 func (s *slab[T]) keep(v ...T) []T {
 	if len(v) > len(s.room) {
 		s.room = make([]T, slabSize)
-		s.size += slabSize * reflect.TypeFor[T]().Size()
 	}
+	s.kept += len(v)
 	kept := s.room[:len(v):len(v)]
 	s.room = s.room[len(v):]
 	copy(kept, v)
 	return kept
 }
 
-// maxDecoded bounds the memory for decoded code, in bytes.
-const maxDecoded = 128 << 20
+// maxUops bounds the micro-operations that are kept, and with them all memory for decoded code: that is some 100 MiB then.
+const maxUops = 1 << 21
 
-// full tells whether there is no more memory for decoded code. What was forgotten counts as well, as it may share its
-// objects with what was not.
-func (cc *codeCache) full() bool { return cc.blocks.size+cc.ops.size+cc.insts.size+cc.known > cc.limit }
+// full tells whether no more code can be kept. What was forgotten counts as well, as it may share its objects with what
+// was not.
+func (cc *codeCache) full() bool { return cc.ops.kept >= cc.limit }
 
 // forgetCode drops all decoded code. The TLB for fetches keeps its translations: when that is depends on what was executed on
 // this replica, and a guest can tell.
 func (c *CPU) forgetCode() {
 	cc := &c.code
 	clear(cc.pages)
-	cc.blocks, cc.ops, cc.insts, cc.known = slab[block]{}, slab[uop]{}, slab[instruction]{}, 0
+	cc.blocks, cc.ops, cc.insts = slab[block]{}, slab[uop]{}, slab[instruction]{}
 	if c.native.base != 0 {
 		c.native.drop()
 	}
@@ -290,7 +285,7 @@ func (c *CPU) forgetCode() {
 func (c *CPU) keep(p *codePage, start, end uint64, b block) *block {
 	b.ops, b.insts = c.code.ops.keep(b.ops...), c.code.insts.keep(b.insts...)
 	kept := &c.code.blocks.keep(b)[0]
-	c.code.known += p.add(kept)
+	p.add(kept)
 	frame := c.frame(p.phys)
 	if c.code.lines[frame] == 0 {
 		c.slowStores(p.phys)
@@ -327,7 +322,6 @@ func (c *CPU) codePage(a uint64) *codePage {
 		}
 	}
 	*at = &codePage{mem: (*[pageSize]byte)(mem), phys: a &^ pageMask, mode: c.mode, keep: true, other: *at}
-	c.code.known += reflect.TypeFor[codePage]().Size()
 	return *at
 }
 

@@ -46,7 +46,7 @@ func TestForgetCode(t *testing.T) {
 func TestSlab(t *testing.T) {
 	var s slab[int]
 	var all [][]int
-	for i := range 3 * slabSize / maxBlock {
+	for i := range 3 * maxBlock {
 		v := make([]int, i%maxBlock)
 		for j := range v {
 			v[j] = i
@@ -63,7 +63,7 @@ func TestSlab(t *testing.T) {
 			}
 		}
 	}
-	if want := uintptr(2 * slabSize * 8); s.size != want {
-		t.Errorf("the slab took %d bytes, want %d", s.size, want)
+	if want := 3 * maxBlock * (maxBlock - 1) / 2; s.kept != want {
+		t.Errorf("it keeps %d values, want %d", s.kept, want)
 	}
 }

@@ -21,7 +21,7 @@ func New(ram *vmm.RAM, o Options) *CPU {
 	c.native.init(o)
 	c.tlb.reset()
 	c.code.longest = maxBlock
-	c.code.limit = maxDecoded
+	c.code.limit = maxUops
 	pages := (ram.Size() + pageMask) / pageSize
 	c.code.pages = make([]*codePage, pages)
 	c.code.lines = make([]uint64, pages)
