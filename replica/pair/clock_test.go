@@ -509,6 +509,21 @@ func TestOldEpochsWithoutExits(t *testing.T) {
 	})
 }
 
+// TestTimerInTime: an epoch outlives the guest's timers that the machine's own count has fire in time.
+func TestTimerInTime(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSide("alone", think(100_000), off())
+		s.machine.exact, s.machine.blind, s.machine.period = true, true, vmm.Time(4*time.Millisecond)
+		s.opt.EpochLength, s.opt.EpochTime = 1_000_000, 10*time.Millisecond
+		s.machine.each = func() { time.Sleep(toyTick) }
+		s.startAlone(t)
+		s.ends(t)
+		if r := s.Report(); r.Epochs < 10 || r.Epochs > 14 {
+			t.Errorf("%d epochs in 0.1 s", r.Epochs)
+		}
+	})
+}
+
 // TestNap: a halted guest's alarm ends its epoch in time, and no earlier.
 func TestNap(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -72,6 +72,7 @@ type toy struct {
 	hooks  map[vmm.Position]func() // called before the operation at a position
 	each   func()                  // called at every position
 	blind  bool                    // positions are no exits
+	period vmm.Time                // of a timer that needs no boundary; 0 is none
 	spoil  vmm.Position            // where a bit flips; 0 is nowhere
 	fails  vmm.Position            // where the host fails; 0 is nowhere
 	spins  chan struct{}           // closed when the guest spins
@@ -98,7 +99,6 @@ func (m *toy) Position() vmm.Position { return m.pos }
 func (m *toy) Time() vmm.Time {
 	return m.base + vmm.Time(m.pos-m.basePos)*vmm.Time(m.rate)/vmm.RateUnit
 }
-func (m *toy) Deadline() (vmm.Time, bool) { return m.alarm, m.alarm != 0 }
 func (m *toy) RequestsWait() bool         { return len(m.outs) > 0 }
 func (m *toy) EntropyWanted() int         { return int(m.pos % 3) }
 func (m *toy) Exits() uint64              { return uint64(m.pos) }
@@ -106,6 +106,13 @@ func (m *toy) End() (vmm.End, bool)       { return vmm.End{Kind: vmm.EndPowerOff
 func (m *toy) Outputs(dst []vmm.Output) (outs []vmm.Output) {
 	outs, m.outs = append(dst, m.outs...), nil
 	return outs
+}
+
+func (m *toy) Deadline() (vmm.Time, bool) {
+	if m.period != 0 {
+		return (m.Time()/m.period + 1) * m.period, true
+	}
+	return m.alarm, m.alarm != 0
 }
 
 func (m *toy) ConsoleRoom() int {
