@@ -187,3 +187,17 @@ func TestBackupStalls(t *testing.T) {
 	_, err = lab.Judge(ctx, p, p.Backup)
 	check(t, err)
 }
+
+// TestTranscript: the report of a failure shows where a replica that still runs got stuck.
+func TestTranscript(t *testing.T) {
+	ctx := begin(t)
+	p := start(ctx, t, "period=1")
+	awaitTxn(ctx, t, p.Primary, 1)
+	for _, r := range []*harness.Process{p.Primary, p.Backup} {
+		for _, want := range []string{"still running: ", "ftvm/replica/pair.(*Node).loop", "ended: exit status 2"} {
+			if got := r.Transcript(); !strings.Contains(got, want) {
+				t.Errorf("the transcript of %s does not show %q:\n%s", r.Name, want, got)
+			}
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -215,10 +216,21 @@ func (p *Process) CPUTime() (time.Duration, error) {
 	return time.Duration(t.Nano()), nil
 }
 
-// Transcript is all that can be said about a process, for the report of a failure.
+// Transcript is all that can be said about a process, for the report of a failure. If it still runs, it is told to end with
+// what its goroutines do.
 func (p *Process) Transcript() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "--- %s: %s\n", p.Name, p)
+	select {
+	case <-p.ended:
+	default:
+		fmt.Fprintf(&b, "    still running: %s\n", p.threads())
+		_ = p.cmd.Process.Signal(unix.SIGQUIT) // only fails if it has ended
+		select {
+		case <-p.ended:
+		case <-time.After(quitTime):
+		}
+	}
 	for _, l := range p.Messages.Lines(0) {
 		fmt.Fprintf(&b, "    %s %s\n", l.At.Format("05.000000"), l.Text)
 	}
@@ -235,7 +247,23 @@ func (p *Process) Transcript() string {
 	case <-p.ended:
 		fmt.Fprintf(&b, "    ended: %v\n", p.cmd.ProcessState)
 	default:
-		fmt.Fprintf(&b, "    is still running\n")
+		fmt.Fprintf(&b, "    does not end by SIGQUIT\n")
 	}
 	return b.String()
+}
+
+// quitTime bounds how long a process takes to end by SIGQUIT.
+const quitTime = 2 * time.Second
+
+// threads tells in which state each thread is, and where in the kernel it waits.
+func (p *Process) threads() string {
+	var all []string
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", p.cmd.Process.Pid)) // the pattern is sound
+	for _, task := range tasks {
+		stat, _ := os.ReadFile(filepath.Join(task, "stat")) // a thread that is gone has neither
+		wchan, _ := os.ReadFile(filepath.Join(task, "wchan"))
+		_, state, _ := strings.Cut(string(stat), ") ")
+		all = append(all, fmt.Sprintf("%s %.1s %s", filepath.Base(task), state, wchan))
+	}
+	return strings.Join(all, ", ")
 }
