@@ -1,10 +1,13 @@
 package services
 
 import (
+	"context"
 	"flag"
 	"strings"
 	"testing"
 	"time"
+
+	"ftvm/test/harness"
 )
 
 var soak = flag.String("soak", "", "what the guest does in TestSoak: writes:ROUNDS, or regress:ROUNDS, which is PostgreSQL's regression tests")
@@ -25,6 +28,24 @@ func TestPowerOff(t *testing.T) {
 	check(t, p.sameImages(ctx))
 }
 
+// logLines logs each line that contains text when it comes, until the test ends.
+func logLines(ctx context.Context, t *testing.T, s *harness.Stream, text string) {
+	ctx, cancel := context.WithCancel(ctx)
+	began, ended := time.Now(), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for from := 0; ; {
+			l, err := s.Await(ctx, from, func(l harness.Line) bool { return strings.Contains(l.Text, text) })
+			if err != nil {
+				return
+			}
+			t.Logf("%.0f s: %s", l.At.Sub(began).Seconds(), l.Text)
+			from = l.End
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+}
+
 // TestSoak: a guest that works for long does so in lockstep: no digest differs, and the images are the same at the end.
 func TestSoak(t *testing.T) {
 	if *soak == "" {
@@ -33,6 +54,7 @@ func TestSoak(t *testing.T) {
 	ctx := within(t, 6*time.Hour)
 	p := start(ctx, t, "--append", "ftvm.work="+*soak)
 	name, _, _ := strings.Cut(*soak, ":")
+	logLines(ctx, t, p.replicas[0].Console, "ftvm: work")
 	check(t, p.replicas[1].WaitFor(ctx, 0)) // first, as one that diverged ends at once
 	check(t, p.replicas[0].WaitFor(ctx, 0))
 	done := "ftvm: work " + name + " ended with 0"
