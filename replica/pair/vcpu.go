@@ -480,8 +480,8 @@ func (n *Node) old() bool {
 	if !now.After(n.due) {
 		return false
 	}
-	// Where the machine's own count had the timer fire, it needs no boundary.
-	if t, ok := n.opt.Machine.Deadline(); n.timer == 0 || ok && t == n.timer {
+	// Where the machine's own count had the timer fire, it needs no boundary. A count that is not exact says little of the time.
+	if t, ok := n.opt.Machine.Deadline(); n.timer == 0 || !n.exact() || ok && t == n.timer {
 		return true
 	}
 	n.setDue(now)
