@@ -99,10 +99,10 @@ func (m *toy) Position() vmm.Position { return m.pos }
 func (m *toy) Time() vmm.Time {
 	return m.base + vmm.Time(m.pos-m.basePos)*vmm.Time(m.rate)/vmm.RateUnit
 }
-func (m *toy) RequestsWait() bool         { return len(m.outs) > 0 }
-func (m *toy) EntropyWanted() int         { return int(m.pos % 3) }
-func (m *toy) Exits() uint64              { return uint64(m.pos) }
-func (m *toy) End() (vmm.End, bool)       { return vmm.End{Kind: vmm.EndPowerOff}, m.ended }
+func (m *toy) RequestsWait() bool   { return len(m.outs) > 0 }
+func (m *toy) EntropyWanted() int   { return int(m.pos % 3) }
+func (m *toy) Exits() uint64        { return uint64(m.pos) }
+func (m *toy) End() (vmm.End, bool) { return vmm.End{Kind: vmm.EndPowerOff}, m.ended }
 func (m *toy) Outputs(dst []vmm.Output) (outs []vmm.Output) {
 	outs, m.outs = append(dst, m.outs...), nil
 	return outs
