@@ -37,7 +37,8 @@ func newNetwork(t testing.TB) *netlink.Bridge {
 	for _, which := range []string{"default", "all"} { // so that nobody speaks by himself
 		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+which+"/disable_ipv6", []byte("1"), 0)
 	}
-	br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
+	// One that snoops multicast tells the group of all snoopers of itself (RFC 4286), within a second.
+	br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs(), MulticastSnooping: new(bool)}
 	br.Name = "br0"
 	add(t, br)
 	return br
@@ -243,7 +244,7 @@ func TestTapBackPressure(t *testing.T) {
 		for _, f := range frames {
 			order = append(order, f[len(f)-1])
 		}
-		if len(order) == count {
+		if len(order) >= count {
 			got <- len(order)
 		}
 	}})
