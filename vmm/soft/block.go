@@ -271,9 +271,7 @@ func (c *CPU) forgetCode() {
 	cc := &c.code
 	clear(cc.pages)
 	cc.blocks, cc.ops, cc.insts = slab[block]{}, slab[uop]{}, slab[instruction]{}
-	if c.native.base != 0 {
-		c.native.drop()
-	}
+	c.native.drop()
 	for mode := range c.tlb.ex {
 		for i := range c.tlb.ex[mode] {
 			c.tlb.ex[mode][i].page = nil

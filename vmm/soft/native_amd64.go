@@ -42,6 +42,9 @@ func (n *native) init(o Options) {
 
 // drop drops all code.
 func (n *native) drop() {
+	if n.base == 0 {
+		return
+	}
 	for _, b := range n.blocks {
 		b.code = 0
 	}

@@ -9,6 +9,8 @@ func (n *native) init(Options) { n.threshold = never }
 
 func (c *CPU) compile(*block) bool { return false }
 
+func (n *native) drop() {}
+
 func (n *native) link(_, _ *block) {}
 
 func nativeRun(_ *CPU, _, _ uintptr) {}
