@@ -14,8 +14,8 @@ func AllocCode(size int) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s of memory for machine code: mmap: %w: this host forbids memory that is writable and executable, or has too little", FormatSize(uint64(size)), err)
 	}
-	if err := unix.Madvise(mem, unix.MADV_HUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) { // see allocRAM
-		return nil, errors.Join(fmt.Errorf("memory for machine code: madvise: %w", err), FreeCode(mem))
+	if err := madvise(mem, unix.MADV_HUGEPAGE); err != nil {
+		return nil, errors.Join(fmt.Errorf("memory for machine code: %w", err), FreeCode(mem))
 	}
 	return mem, nil
 }

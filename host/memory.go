@@ -46,13 +46,21 @@ func allocRAM(size uint64, advice ...int) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("guest memory of %s: mmap: %w: give the guest less with --mem", FormatSize(size), err)
 	}
+	if err := madvise(mem, advice...); err != nil {
+		return nil, errors.Join(fmt.Errorf("guest memory of %s: %w", FormatSize(size), err), FreeRAM(mem))
+	}
+	return mem, nil
+}
+
+// madvise gives the kernel advice about memory, as far as it is built to take it.
+func madvise(mem []byte, advice ...int) error {
 	for _, a := range advice {
 		// EINVAL: this kernel is built without the feature.
 		if err := unix.Madvise(mem, a); err != nil && !errors.Is(err, unix.EINVAL) {
-			return nil, errors.Join(fmt.Errorf("guest memory of %s: madvise %d: %w", FormatSize(size), a, err), FreeRAM(mem))
+			return fmt.Errorf("madvise %d: %w", a, err)
 		}
 	}
-	return mem, nil
+	return nil
 }
 
 // FreeRAM gives back what AllocRAM or AllocFixedRAM returned. Nothing may touch mem afterwards.

@@ -261,7 +261,9 @@ func TestTapBackPressure(t *testing.T) {
 		}
 	}()
 	enter <- true
-	<-got
+	if n := <-got; n != count {
+		t.Fatalf("%d frames came, want %d", n, count)
+	}
 	close(entered)
 	for i, b := range order {
 		if b != byte(i) {

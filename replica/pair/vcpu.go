@@ -88,24 +88,23 @@ func (n *Node) runEpoch() error {
 
 // stretch runs the machine on in the present epoch until the epoch is to end, or the guest halts.
 func (n *Node) stretch(ends func() bool) (reason vmm.StopReason, err error) {
-	for on := true; on; {
+	for {
 		length := n.checkpoint()
-		reason, err = n.run(length, func() bool { n.drainRequests(); return ends() })
-		switch {
-		case err != nil:
-			on = false
-		case reason == vmm.StopPosition: // a checkpoint, or the end of the epoch's full length
-			if on = n.moved() == length; on && ends() {
-				reason, on = vmm.StopPaused, false
-			}
-		case reason == vmm.StopPaused: // without a kick of ours it is the guest that wants a boundary
-			on = n.kicked.Swap(false) && !ends() // by a kick for what was dealt with since
-		default:
-			on = false
+		if reason, err = n.run(length, func() bool { n.drainRequests(); return ends() }); err != nil {
+			return 0, err
+		}
+		checked := reason == vmm.StopPosition && n.moved() == length // else it is the end of the epoch's full length
+		kicked := reason == vmm.StopPaused && n.kicked.Swap(false)   // else it is the guest that wants a boundary
+		if !checked && !kicked {
+			break
+		}
+		if ends() { // else it was a kick for what was dealt with since
+			reason = vmm.StopPaused
+			break
 		}
 	}
-	if err != nil || reason != vmm.StopPaused || !n.exact() {
-		return reason, err
+	if reason != vmm.StopPaused || !n.exact() {
+		return reason, nil
 	}
 	// An epoch that is wanted to end is given some length all the same: what comes right after goes with the same
 	// record, and a guest to which much comes gets on. So does a guest that is about to halt for what has come.
@@ -197,7 +196,7 @@ func (n *Node) await() (bool, error) {
 	if !n.x.MayAwait() {
 		return false, nil
 	}
-	began, until, set := time.Now(), time.Time{}, false
+	began, until := time.Now(), time.Time{}
 	for {
 		n.mu.Lock()
 		in, come := n.core.Await()
@@ -213,8 +212,8 @@ func (n *Node) await() (bool, error) {
 			return true, n.x.Await(in)
 		case !outstanding || wanted || n.isOver() || n.arriving() || n.moved() > 0 && n.old():
 			return false, nil
-		case !set:
-			until, set = n.guestTimer(), true
+		case until.IsZero():
+			until = n.guestTimer()
 			if n.moved() > 0 && (until.IsZero() || n.due.Before(until)) {
 				until = n.due
 			}
@@ -240,7 +239,8 @@ func (n *Node) awaitable() bool {
 
 // rest waits until something changed, or a time has come, which it reports; the zero time never does.
 func (n *Node) rest(until time.Time) (come bool) {
-	if now := time.Now(); !until.IsZero() {
+	if !until.IsZero() {
+		now := time.Now()
 		if !now.Before(until) {
 			return true
 		}
