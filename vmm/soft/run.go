@@ -2,7 +2,7 @@ package soft
 
 import "ftvm/vmm"
 
-// slice is how many instructions are executed at most before Run looks whether it was kicked.
+// slice is how many instructions are executed, but for the last block's, before Run looks whether it was kicked.
 const slice = 1 << 14
 
 // maxDeliveries bounds how many exceptions in a row are delivered without one instruction retired. A real CPU
@@ -21,12 +21,13 @@ func (c *CPU) Run(until vmm.Position, window bool, bus vmm.Bus) (vmm.Exit, error
 
 func (c *CPU) run() vmm.Exit {
 	for {
+		if c.left < maxBlock { // which may be too few for the next block
+			more := min(c.rest, slice)
+			c.left += more
+			c.rest -= more
+		}
 		if c.left == 0 {
-			if c.rest == 0 {
-				return vmm.Exit{Reason: vmm.ExitPosition}
-			}
-			c.left = min(c.rest, slice)
-			c.rest -= c.left
+			return vmm.Exit{Reason: vmm.ExitPosition}
 		}
 		if c.dead {
 			c.left--
@@ -92,7 +93,9 @@ func (c *CPU) blocks() {
 	for b != nil {
 		n := uint64(b.n)
 		if c.left < n {
-			c.part(b)
+			if c.rest == 0 { // else it need not end here
+				c.part(b)
+			}
 			return
 		}
 		if b.code != 0 || c.hot(b) {
