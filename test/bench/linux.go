@@ -59,7 +59,7 @@ var clientLoads = []linuxLoad{
 // addedTripUs is how much longer a round trip to a replicated guest should take at most, besides one between the hosts.
 const addedTripUs = 100
 
-// trial is what one run of the guest showed, or the mean of two that ran at once.
+// trial is what one run of the guest showed, or the slower of two that ran at once.
 type trial struct {
 	// Seconds are what each load took, LogBytes what the primary sent to its backup meanwhile.
 	Seconds  map[string]float64 `json:"seconds"`
@@ -146,13 +146,13 @@ func (b *linuxBench) replicated(ctx context.Context) (trial, error) {
 	})
 }
 
-// trial runs guests to their ends.
-func (b *linuxBench) trial(ctx context.Context, start func() ([]*site, error)) (mean trial, err error) {
+// trial runs guests to their ends. Of several it gives the slower one's time for each load: replicas go at that speed at best.
+func (b *linuxBench) trial(ctx context.Context, start func() ([]*site, error)) (slower trial, err error) {
 	ctx, cancel := context.WithTimeout(ctx, linuxTime)
 	defer cancel()
 	before, err := readUsage()
 	if err != nil {
-		return mean, err
+		return slower, err
 	}
 	sites, err := start()
 	defer func() {
@@ -164,7 +164,7 @@ func (b *linuxBench) trial(ctx context.Context, start func() ([]*site, error)) (
 		}
 	}()
 	if err != nil {
-		return mean, err
+		return slower, err
 	}
 	trials, errs := make([]trial, len(sites)), make(chan error)
 	for i, s := range sites {
@@ -174,18 +174,18 @@ func (b *linuxBench) trial(ctx context.Context, start func() ([]*site, error)) (
 		err = errors.Join(err, <-errs)
 	}
 	if err != nil {
-		return mean, err
+		return slower, err
 	}
 	after, err := readUsage()
-	mean = trials[0]
+	slower = trials[0]
 	for _, t := range trials[1:] {
-		for load := range mean.Seconds {
-			mean.Seconds[load] = (mean.Seconds[load] + t.Seconds[load]) / 2
+		for load := range slower.Seconds {
+			slower.Seconds[load] = max(slower.Seconds[load], t.Seconds[load])
 		}
-		mean.TripUs = (mean.TripUs + t.TripUs) / 2
+		slower.TripUs = max(slower.TripUs, t.TripUs)
 	}
-	mean.Others = others(before, after)
-	return mean, err
+	slower.Others = others(before, after)
+	return slower, err
 }
 
 // run follows a guest from its start to its end.
@@ -307,7 +307,7 @@ Linux on engine soft with %d MiB under replication: plain "ftvm run" against "ft
 each; median (lowest to highest). Other programs had %.0f%% of the CPUs meanwhile.
 
   ratio          of wall times, replicated by plain, of neighbouring runs
-  plain twice    two plain guests at once by one: what is due to sharing this machine
+  plain twice    the slower of two plain guests at once by one: what is due to sharing this machine
   by two         replicated by two plain guests at once: what is due to replication
   log            what the primary sends to its backup
   disk           past the guest's cache; this host's cache holds the images

@@ -120,6 +120,11 @@ func (s scenario) kill(ctx context.Context, lab *harness.Lab, p *harness.Pair) (
 	if s.moment == midTakeover {
 		pass(s.delay)
 		survivor.Kill()
+	}
+	if err := dies.WaitFor(ctx, harness.Killed); err != nil {
+		return o, err
+	}
+	if s.moment == midTakeover {
 		o.Verdict, err = lab.JudgeBoth(ctx, p)
 		return o, err
 	}

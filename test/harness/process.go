@@ -119,7 +119,10 @@ func (p *Process) Args() []string { return p.cmd.Args }
 
 func (p *Process) String() string { return strings.Join(p.cmd.Args, " ") }
 
-// Kill kills the process by SIGKILL, if it still runs, and returns the time just before that.
+// Killed is the exit code of a process that a signal ended.
+const Killed = -1
+
+// Kill kills the process by SIGKILL, if it still runs, and returns the time just before that. WaitFor(ctx, Killed) tells whether it did.
 func (p *Process) Kill() time.Time {
 	at := time.Now()
 	_ = p.cmd.Process.Kill() // only fails if it has ended
@@ -140,7 +143,7 @@ func (p *Process) Type(line string) error {
 	return err
 }
 
-// Wait waits for the end and returns the exit code, -1 if a signal ended it.
+// Wait waits for the end and returns the exit code, which may be Killed.
 func (p *Process) Wait(ctx context.Context) (int, error) {
 	select {
 	case <-p.ended:

@@ -109,9 +109,8 @@ func TestSurvives(t *testing.T) {
 			_, err := p.Primary.Console.AwaitText(ctx, after)
 			check(t, err, p.Primary)
 			p.Primary.Kill()
+			check(t, p.Primary.WaitFor(ctx, harness.Killed), p.Primary)
 			check(t, p.Backup.WaitFor(ctx, 0), p.Backup)
-			_, err = p.Primary.Wait(ctx)
-			check(t, err, p.Primary)
 			s, err := p.Backup.Stats()
 			check(t, err, p.Backup)
 			if s.Takeover == nil {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ftvm/test/harness"
 )
 
 var (
@@ -101,7 +103,7 @@ func killOnce(image string, s scenario) (o outcome) {
 	if err != nil {
 		err = fmt.Errorf("%w\n%s", err, p.transcript())
 	}
-	o.err = errors.Join(err, p.remove(lab))
+	o.err = errors.Join(err, p.remove())
 	return o
 }
 
@@ -128,10 +130,13 @@ func (s scenario) run(ctx context.Context, p *pair, o *outcome) (err error) {
 	}
 	o.killed = dead.Kill()
 	close(killed)
+	if err := dead.WaitFor(ctx, harness.Killed); err != nil {
+		return err
+	}
 	if err := <-failed; err != nil {
 		return err
 	}
-	if err := p.powerOff(ctx, survivor); err != nil {
+	if err := errors.Join(verify(ctx, o.loads, survivor), p.powerOff(ctx, survivor)); err != nil {
 		return err
 	}
 	stats, err := survivor.Stats()
@@ -143,7 +148,27 @@ func (s scenario) run(ctx context.Context, p *pair, o *outcome) (err error) {
 	}
 	o.detected = time.Unix(0, stats.Takeover.DetectedNs).Sub(o.killed)
 	o.firstInstruction = time.Unix(0, stats.Takeover.FirstInstructionNs).Sub(o.killed)
-	return errors.Join(fsck(ctx, p.images[1], false), fsck(ctx, p.images[0], true))
+	if err := errors.Join(fsck(ctx, p.images[1], false), fsck(ctx, p.images[0], true)); err != nil {
+		return err
+	}
+	// So far the guest may have answered out of its memory.
+	if err = p.boot(ctx, 1); err == nil {
+		err = errors.Join(verify(ctx, o.loads, p.again), p.powerOff(ctx, p.again))
+	}
+	if err != nil {
+		err = fmt.Errorf("booted again from the survivor's image: %w", err)
+	}
+	return err
+}
+
+// verify says whether all that was acknowledged is there, in a guest whose console is p's.
+func verify(ctx context.Context, loads []*load, p *harness.Process) error {
+	for _, l := range loads {
+		if err := l.verify(ctx, l.acked, p); err != nil {
+			return fmt.Errorf("%s: after %d were acknowledged: %w", l.name, l.acked, err)
+		}
+	}
+	return nil
 }
 
 // runLoads runs all loads. The channel gives what went wrong, once, or nil when all are done.

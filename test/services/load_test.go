@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"ftvm/test/harness"
 )
 
 // load is what a client does to one service: numbered things, the next one when the one before is acknowledged.
@@ -25,8 +27,8 @@ type load struct {
 	more int
 	// do does thing n, counted from 1, and returns when it is acknowledged. It may tell of progress before.
 	do func(ctx context.Context, n int, progress func()) error
-	// verify says whether things 1 to n are there, each once, and no others.
-	verify func(ctx context.Context, n int) error
+	// verify says whether things 1 to n are there, each once, and no others. It connects anew; the guest's console is p's.
+	verify func(ctx context.Context, n int, p *harness.Process) error
 	close  func()
 
 	began    chan struct{} // closed when the first thing is acknowledged
@@ -34,7 +36,7 @@ type load struct {
 	progress []time.Time // acknowledgements, and what was told of in between
 }
 
-// run does things until enough were begun after the kill, which closes killed, and then verifies all of them.
+// run does things until enough were begun after the kill, which closes killed.
 func (l *load) run(ctx context.Context, killed <-chan struct{}) error {
 	defer l.close()
 	progress := func() { l.progress = append(l.progress, time.Now()) }
@@ -51,9 +53,6 @@ func (l *load) run(ctx context.Context, killed <-chan struct{}) error {
 		if l.acked++; l.acked == 1 {
 			close(l.began)
 		}
-	}
-	if err := l.verify(ctx, l.acked); err != nil {
-		return fmt.Errorf("%s: after %d were acknowledged: %w", l.name, l.acked, err)
 	}
 	return nil
 }
@@ -95,30 +94,24 @@ func postgres(ctx context.Context, w *world, _ uint64) (*load, error) {
 	if err != nil {
 		return nil, err
 	}
-	exec := func(ctx context.Context, sql string) ([][][]byte, error) {
-		results, err := conn.Exec(ctx, sql).ReadAll()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", sql, err)
-		}
-		return results[0].Rows, nil
-	}
-	if _, err := exec(ctx, "CREATE TABLE numbers (n integer)"); err != nil {
+	if _, err := query(ctx, conn, "CREATE TABLE numbers (n integer)"); err != nil {
 		return nil, errors.Join(err, conn.Close(ctx))
 	}
 	return &load{
 		name: "PostgreSQL", more: 20,
 		do: func(ctx context.Context, n int, _ func()) error {
-			_, err := exec(ctx, fmt.Sprintf("INSERT INTO numbers VALUES (%d)", n))
+			_, err := query(ctx, conn, fmt.Sprintf("INSERT INTO numbers VALUES (%d)", n))
 			return err
 		},
-		verify: func(ctx context.Context, n int) error {
-			rows, err := exec(ctx, "SELECT n FROM numbers ORDER BY n")
+		verify: func(ctx context.Context, n int, _ *harness.Process) error {
+			conn, err := pgconn.ConnectConfig(ctx, config)
 			if err != nil {
 				return err
 			}
-			var got []string
-			for _, row := range rows {
-				got = append(got, string(row[0]))
+			defer conn.Close(ctx)
+			got, err := query(ctx, conn, "SELECT n FROM numbers ORDER BY n")
+			if err != nil {
+				return err
 			}
 			return numbered(got, n)
 		},
@@ -126,41 +119,40 @@ func postgres(ctx context.Context, w *world, _ uint64) (*load, error) {
 	}, nil
 }
 
+// query returns the first column of what a statement brings.
+func query(ctx context.Context, conn *pgconn.PgConn, sql string) (column []string, err error) {
+	results, err := conn.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", sql, err)
+	}
+	for _, row := range results[0].Rows {
+		column = append(column, string(row[0]))
+	}
+	return column, nil
+}
+
 // redis appends numbers to a list, over one connection.
 func redis(ctx context.Context, w *world, _ uint64) (*load, error) {
-	conn, err := w.dial(ctx, 6379)
+	conn, err := dialRedis(ctx, w)
 	if err != nil {
 		return nil, err
-	}
-	r := bufio.NewReader(conn)
-	// One line of an answer, as in Redis' serialization protocol, RESP: its type is the first character.
-	line := func() (string, error) {
-		s, err := r.ReadString('\n')
-		if err == nil && strings.HasPrefix(s, "-") {
-			err = errors.New(s)
-		}
-		return strings.TrimRight(s, "\r\n"), err
-	}
-	command := func(ctx context.Context, text string) (string, error) {
-		if t, ok := ctx.Deadline(); ok {
-			_ = conn.SetDeadline(t)
-		}
-		if _, err := io.WriteString(conn, text+"\r\n"); err != nil {
-			return "", err
-		}
-		return line()
 	}
 	return &load{
 		name: "Redis", more: 20,
 		do: func(ctx context.Context, n int, _ func()) error {
-			answer, err := command(ctx, fmt.Sprintf("RPUSH numbers %d", n))
+			answer, err := conn.command(ctx, fmt.Sprintf("RPUSH numbers %d", n))
 			if want := fmt.Sprintf(":%d", n); err == nil && answer != want {
 				err = fmt.Errorf("RPUSH: the list has %s elements, want %s", answer, want)
 			}
 			return err
 		},
-		verify: func(ctx context.Context, n int) error {
-			answer, err := command(ctx, "LRANGE numbers 0 -1")
+		verify: func(ctx context.Context, n int, _ *harness.Process) error {
+			conn, err := dialRedis(ctx, w)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			answer, err := conn.command(ctx, "LRANGE numbers 0 -1")
 			if err != nil {
 				return err
 			}
@@ -170,7 +162,7 @@ func redis(ctx context.Context, w *world, _ uint64) (*load, error) {
 			}
 			var got []string
 			for range 2 * count { // the length of each, and itself
-				s, err := line()
+				s, err := conn.line()
 				if err != nil {
 					return err
 				}
@@ -182,6 +174,39 @@ func redis(ctx context.Context, w *world, _ uint64) (*load, error) {
 		},
 		close: func() { _ = conn.Close() },
 	}, nil
+}
+
+// redisConn is a connection to Redis, by its serialization protocol, RESP.
+type redisConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func dialRedis(ctx context.Context, w *world) (*redisConn, error) {
+	conn, err := w.dial(ctx, 6379)
+	if err != nil {
+		return nil, err
+	}
+	return &redisConn{conn, bufio.NewReader(conn)}, nil
+}
+
+// line is one of an answer: its type is the first character.
+func (c *redisConn) line() (string, error) {
+	s, err := c.r.ReadString('\n')
+	if err == nil && strings.HasPrefix(s, "-") {
+		err = errors.New(s)
+	}
+	return strings.TrimRight(s, "\r\n"), err
+}
+
+func (c *redisConn) command(ctx context.Context, text string) (string, error) {
+	if t, ok := ctx.Deadline(); ok {
+		_ = c.SetDeadline(t)
+	}
+	if _, err := io.WriteString(c, text+"\r\n"); err != nil {
+		return "", err
+	}
+	return c.line()
 }
 
 // numbered checks that what was stored is the numbers from 1 to n.
@@ -201,10 +226,11 @@ func numbered(got []string, n int) error {
 const fileSize = 4 << 20
 
 // files copies random files to the guest and back, over a connection for each. The guest tells their SHA-256 when
-// they are on its disk, and then sends them.
+// they are on its disk, and then sends them. It keeps them.
 func files(_ context.Context, w *world, seed uint64) (*load, error) {
 	source := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), byte(seed >> 24)})
 	file := make([]byte, fileSize)
+	var sums []string
 	return &load{
 		name: "file copy", more: 1,
 		do: func(ctx context.Context, _ int, progress func()) error {
@@ -244,9 +270,21 @@ func files(_ context.Context, w *world, seed uint64) (*load, error) {
 			case !bytes.Equal(back, file):
 				return fmt.Errorf("the file came back differently: %d bytes of %d", len(back), len(file))
 			}
+			sums = append(sums, strings.Fields(string(sum))[0])
 			return nil
 		},
-		verify: func(context.Context, int) error { return nil }, // each was, when it came back
-		close:  func() {},
+		verify: func(ctx context.Context, _ int, p *harness.Process) error {
+			answer, err := ask(ctx, p, "sums", `sha256sum /srv/copy.* | cut -c 1-64 | tr '\n' ' '`)
+			if err != nil {
+				return err
+			}
+			got := strings.Fields(answer)
+			slices.Sort(got)
+			if slices.Sort(sums); !slices.Equal(got, sums) {
+				return fmt.Errorf("there are files with SHA-256 %q, want %q", got, sums)
+			}
+			return nil
+		},
+		close: func() {},
 	}, nil
 }

@@ -24,6 +24,7 @@ func TestPowerOff(t *testing.T) {
 	nothing := make(chan struct{})
 	close(nothing)
 	check(t, <-runLoads(ctx, loads, nothing))
+	check(t, verify(ctx, loads, p.replicas[0]))
 	check(t, p.powerOff(ctx, p.replicas[:]...))
 	check(t, p.sameImages(ctx))
 }

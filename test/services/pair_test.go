@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,14 +19,19 @@ import (
 // pair is a primary and a backup on two hosts that run the guest.
 type pair struct {
 	*world
+	lab      *harness.Lab
 	replicas [2]*harness.Process
+	again    *harness.Process // the guest that boot booted
 	images   [2]string
 	dir      string
 }
 
+// machine is what the guest is given, wherever it runs.
+var machine = []string{"--engine", "soft", "--mem", "512M", "--net", "tap=ftvm0,bridge=" + bridge}
+
 // startPair boots the guest on two hosts. On an error the pair holds what was started.
 func startPair(ctx context.Context, lab *harness.Lab, image string, args ...string) (p *pair, err error) {
-	p = &pair{}
+	p = &pair{lab: lab}
 	if p.dir, err = os.MkdirTemp("", "ftvm-services-"); err != nil {
 		return p, err
 	}
@@ -42,7 +49,7 @@ func startPair(ctx context.Context, lab *harness.Lab, image string, args ...stri
 	if p.world, err = newWorld(); err != nil {
 		return p, err
 	}
-	args = append([]string{"--engine", "soft", "--mem", "512M", "--net", "tap=ftvm0,bridge=" + bridge}, args...)
+	args = slices.Concat(machine, args)
 	var addr string
 	err = p.hosts[0].Do(func() (err error) {
 		p.replicas[0], addr, err = lab.StartPrimary(ctx, p.images[0], append(args, "--listen", primaryAddr+":0")...)
@@ -62,6 +69,23 @@ func startPair(ctx context.Context, lab *harness.Lab, image string, args ...stri
 	return p, err
 }
 
+// boot boots the guest from what is on host i's image, without a backup.
+func (p *pair) boot(ctx context.Context, i int) error {
+	err := p.hosts[i].Do(func() (err error) {
+		p.again, err = p.lab.Start("again", append([]string{"run", "--disk", p.images[i]}, machine...)...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := p.again.Console.AwaitText(ctx, "ftvm: services are up"); err != nil {
+		return err
+	}
+	// What is typed before there is a shell may be lost. This is the last that is said before.
+	_, err = p.again.Console.AwaitText(ctx, "permitted by applicable law")
+	return err
+}
+
 // start starts a pair for a test that nothing dies in, and removes it afterwards.
 func start(ctx context.Context, t *testing.T, args ...string) *pair {
 	t.Helper()
@@ -70,7 +94,7 @@ func start(ctx context.Context, t *testing.T, args ...string) *pair {
 		if t.Failed() {
 			t.Log(p.transcript())
 		}
-		if err := p.remove(lab); err != nil {
+		if err := p.remove(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -86,16 +110,12 @@ func (p *pair) sameImages(ctx context.Context) error {
 // powerOff asks the guest for what its kernel complained of, and has it switch itself off. It is
 // an error if there was anything to complain of, or if a replica that still runs does not end well.
 func (p *pair) powerOff(ctx context.Context, running ...*harness.Process) error {
-	console := running[0]
-	if err := console.Type(`echo "ftvm: complaints: $(dmesg -l emerg,alert,crit,err | tr '\n' ';')"; poweroff`); err != nil {
+	complaints, err := ask(ctx, running[0], "its kernel's complaints", `dmesg -l emerg,alert,crit,err | tr '\n' ';'`)
+	if complaints != "" {
+		err = fmt.Errorf("the guest's kernel complains: %s", complaints)
+	}
+	if err := errors.Join(err, running[0].Type("poweroff")); err != nil {
 		return err
-	}
-	told, err := console.Console.Await(ctx, 0, func(l harness.Line) bool { return complaints.MatchString(l.Text) })
-	if err != nil {
-		return fmt.Errorf("asking the guest for its kernel's complaints: %w", err)
-	}
-	if text := complaints.FindStringSubmatch(told.Text)[1]; text != "" {
-		err = fmt.Errorf("the guest's kernel complains: %s", text)
 	}
 	for _, r := range running {
 		err = errors.Join(err, r.WaitFor(ctx, 0))
@@ -103,8 +123,18 @@ func (p *pair) powerOff(ctx context.Context, running ...*harness.Process) error 
 	return err
 }
 
-// complaints is the answer, not the command, of which the console shows an echo.
-var complaints = regexp.MustCompile(`ftvm: complaints: ([^$]*)$`)
+// ask has the guest's shell carry out a command, and returns the line that it prints. What is not to be asked twice of one process.
+func ask(ctx context.Context, p *harness.Process, what, command string) (string, error) {
+	if err := p.Type(fmt.Sprintf(`echo "ftvm: %s: $(%s)"`, what, command)); err != nil {
+		return "", err
+	}
+	answer := regexp.MustCompile("ftvm: " + what + ": ([^$]*)$") // and not the command, of which the console shows an echo
+	told, err := p.Console.Await(ctx, 0, func(l harness.Line) bool { return answer.MatchString(l.Text) })
+	if err != nil {
+		return "", fmt.Errorf("asking the guest for %s: %w", what, err)
+	}
+	return strings.TrimSpace(answer.FindStringSubmatch(told.Text)[1]), nil
+}
 
 // fsck is an error if the file system on an image is not sound. One whose machine was killed needs to recover first, as at
 // any boot.
@@ -138,8 +168,8 @@ func command(ctx context.Context, also int, name string, args ...string) error {
 }
 
 // remove kills what still runs and removes what is left of the pair.
-func (p *pair) remove(lab *harness.Lab) error {
-	lab.KillAll()
+func (p *pair) remove() error {
+	p.lab.KillAll()
 	var err error
 	if p.world != nil {
 		err = p.world.close()
@@ -148,7 +178,7 @@ func (p *pair) remove(lab *harness.Lab) error {
 }
 
 func (p *pair) transcript() (s string) {
-	for _, r := range p.replicas {
+	for _, r := range append(p.replicas[:], p.again) {
 		if r != nil {
 			s += r.Transcript()
 		}

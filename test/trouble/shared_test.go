@@ -54,7 +54,7 @@ func TestSharedDiskSurvives(t *testing.T) {
 			image, disk := kind.make(t, ctx)
 			p := startShared(t, ctx, disk)
 			p.Primary.Kill()
-			ends(t, ctx, p.Primary, -1)
+			ends(t, ctx, p.Primary, harness.Killed)
 			ends(t, ctx, p.Backup, 0)
 			says(t, ctx, p.Backup, 0, "taking over")
 			untroubled(t, console(t, p))
