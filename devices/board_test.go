@@ -315,6 +315,8 @@ func session(g *guest, step func()) {
 	send(func() { disk.request(blkTypeOut, 1, sector('t'), 0) })
 	send(func() { g.deliver(vmm.Input{Kind: vmm.InputDisk, ID: 3}) }) // and a flush follows
 	send(func() { g.deliver(vmm.Input{Kind: vmm.InputDisk, ID: 4}) })
+	send(func() { disk.request(blkTypeIn, 5, nil, 512) }) // is lent the buffer that the write was lent
+	send(func() { g.deliver(vmm.Input{Kind: vmm.InputDisk, ID: 5, Data: sector('5')}) })
 	send(func() { disk.offer(77) })
 	send(disk.kick)
 	send(func() { disk.load(disk.isr, 1) })

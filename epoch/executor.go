@@ -84,7 +84,7 @@ func (x *Executor) Close() (Boundary, error) {
 	memory := x.digestsMemory(ended)
 	digest, err := x.m.Digest(memory)
 	if err != nil {
-		return Boundary{}, fmt.Errorf("digest at the end of epoch %d: %w", x.opened, err)
+		return Boundary{}, fmt.Errorf("digest at boundary %d: %w", x.opened, err)
 	}
 	return Boundary{Position: x.m.Position(), Awaited: x.awaited, Time: x.m.Time(), Digest: digest, Memory: memory, Ended: ended}, nil
 }

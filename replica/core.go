@@ -137,6 +137,7 @@ type Core struct {
 	parted   bool   // the last word was said on it
 	dialing  bool   // ActDial is under way
 	silent   int    // ticks since the peer was last heard
+	heard    bool   // it said something on this connection, or on the one before
 	spoke    bool   // something other than a heartbeat was sent since the last tick
 	claiming bool   // ActAcquire or ActClaim is under way
 	why      string // the reason for the claim
@@ -279,9 +280,12 @@ func (c *Core) farAhead() bool {
 // Connected tells that a connection, numbered conn, is up and past its handshake. Each has a
 // higher number than the one before, which it replaces.
 func (c *Core) Connected(conn uint64) {
-	if c.role == Backup {
+	// One that lets us in and says nothing, again and again, counts as silent. So does a backup that is alive and does not follow,
+	// because it claims, however often it connects.
+	if c.role == Backup && c.heard {
 		c.silent = 0
-	} // else: a backup that is alive and does not follow, because it claims, may connect again and again
+	}
+	c.heard = false
 	c.conn, c.parted, c.synced, c.dialing, c.met = conn, false, false, false, true
 	switch {
 	case c.alone:
@@ -296,7 +300,7 @@ func (c *Core) Disconnected(conn uint64) {
 	if conn != c.conn {
 		return
 	}
-	if c.role == Backup || c.synced {
+	if c.role == Backup && c.heard || c.synced {
 		c.silent = 0
 	}
 	c.conn, c.synced = 0, false
@@ -422,7 +426,7 @@ func (c *Core) Receive(conn uint64, m Message) {
 	if conn != c.conn || c.role == Stopped || c.role == Leaving || c.alone {
 		return // a late word on an old connection, or of a replica that does not count
 	}
-	c.silent = 0
+	c.silent, c.heard = 0, true
 	switch m := m.(type) {
 	case RecordMessage:
 		c.receiveRecord(m.Record)
@@ -766,7 +770,7 @@ func (c *Core) complete(inputs []vmm.Input) {
 
 // Opening is what the runner tells of the epoch that a boundary ends, and decides about the one that it opens.
 type Opening struct {
-	// Worked is for how long the machine ran in the epoch that ended, in ns.
+	// Worked is for how long the machine ran in the epoch that ended, or waited for its disks, in ns.
 	Worked uint64
 	Time   vmm.Time // guest time; see Clock
 	Rate   vmm.Rate
@@ -825,13 +829,32 @@ func (c *Core) Boundary(b epoch.Boundary, o Opening) epoch.Record {
 	return r
 }
 
+// Room is how many bytes the next record has left for inputs. What the machine asks for may be given only within it: an input that is
+// left over for a later record finds less room in the machine than there was when it was asked for, and there may be two answers then.
+func (c *Core) Room() int {
+	if c.yielding() {
+		return 0
+	}
+	room := maxRecord
+	for i := range c.inputs {
+		room -= recorded(&c.inputs[i])
+	}
+	return max(0, room)
+}
+
+// recorded is how many bytes of data of an input a record has.
+func recorded(in *vmm.Input) int {
+	if in.Local {
+		return 0
+	}
+	return len(in.Data)
+}
+
 // takeInputs takes the inputs of one record.
 func (c *Core) takeInputs() (taken []vmm.Input) {
 	size := 0
 	for i := range c.inputs {
-		if in := &c.inputs[i]; !in.Local {
-			size += len(in.Data)
-		}
+		size += recorded(&c.inputs[i])
 		if i > 0 && size > maxRecord {
 			taken, c.inputs = c.inputs[:i:i], c.inputs[i:]
 			return taken

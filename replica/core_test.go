@@ -274,6 +274,28 @@ func TestReconnect(t *testing.T) {
 	`)
 }
 
+// What the next record takes is told to those who would give it more: nothing is left over for the one after.
+func TestRoom(t *testing.T) {
+	c := NewPrimary(config, true)
+	room := func(want int) {
+		t.Helper()
+		if got := c.Room(); got != want {
+			t.Errorf("room for %d bytes, want %d", got, want)
+		}
+	}
+	play(t, c, "boundary : opens record 0 -> run")
+	room(maxRecord)
+	play(t, c, "brings 700000 : -> run")
+	room(maxRecord - 700000)
+	play(t, c, "brings 700000 : -> run")
+	room(0)
+	play(t, c, "boundary : opens record 1 frame of 700000 -> run")
+	room(maxRecord - 700000)
+	c = NewPrimary(config, false)
+	play(t, c, begun+"trouble : -> run")
+	room(0)
+}
+
 // A peer that is silent counts as failed; a backup without a connection claims first.
 func TestSilence(t *testing.T) {
 	play(t, NewPrimary(config, false), begun+`
@@ -306,6 +328,18 @@ func TestSilence(t *testing.T) {
 		tick           : -> wait
 		tick           : claim -> wait
 		claimed won    : -> failover
+	`)
+	// One that lets it in again and again, and says nothing.
+	play(t, NewBackup(config), followed+`
+		disconnected 1 : dial -> wait
+		connected 2    : send ack 1 1 -> wait
+		tick           : -> wait
+		disconnected 2 : dial -> wait
+		connected 3    : send ack 1 1 -> wait
+		tick           : -> wait
+		disconnected 3 : dial -> wait
+		connected 4    : send ack 1 1 -> wait
+		tick           : claim -> wait
 	`)
 }
 

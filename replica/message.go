@@ -70,12 +70,12 @@ func (m Heartbeat) message() *proto.Message {
 }
 
 func (m Handover) message() *proto.Message {
-	return &proto.Message{Body: &proto.Message_Handover{Handover: &proto.Handover{Reason: m.Reason}}}
+	return &proto.Message{Body: &proto.Message_Handover{Handover: &proto.Handover{Reason: Printable(m.Reason)}}}
 }
 
 func (m Goodbye) message() *proto.Message {
 	return &proto.Message{Body: &proto.Message_Goodbye{Goodbye: &proto.Goodbye{
-		Cause: causes[m.Cause], Reason: m.Reason, Left: m.Left.Proto()}}}
+		Cause: causes[m.Cause], Reason: Printable(m.Reason), Left: m.Left.Proto()}}}
 }
 
 // Encode turns a message into wire format.
@@ -84,8 +84,7 @@ func Encode(m Message) *proto.Message { return m.message() }
 // maxReason bounds what a peer may have us print, in bytes.
 const maxReason = 1 << 12
 
-// Printable is a peer's text as it may be shown to people: bounded, on one line, and without
-// what a terminal would obey.
+// Printable is a text from a peer, or for one, as it may be shown to people: bounded, on one line, in UTF-8, and without what a terminal would obey.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if strconv.IsPrint(r) {

@@ -87,3 +87,12 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestReasonOfAnyBytes: an error may have the name of a file in it, which is not UTF-8 then.
+func TestReasonOfAnyBytes(t *testing.T) {
+	for _, m := range []Message{Handover{"d\xe9j\xe0 vu"}, Goodbye{Cause: CauseLeaving, Reason: "d\xe9j\xe0 vu"}} {
+		if _, err := pb.Marshal(Encode(m)); err != nil {
+			t.Errorf("%#v: %v", m, err)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package pair
 
 import (
 	"errors"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -59,7 +60,7 @@ func (p *pipes) dial() net.Conn {
 func follow(t *testing.T, s *side) *peer {
 	ours, theirs := net.Pipe()
 	n := newNode(s.opt, replica.NewBackup)
-	n.install(newLink(theirs))
+	n.install(newLink(theirs), nil)
 	s.start(t, n, nil)
 	p := newPeer(t, newLink(ours), nil)
 	p.SetDeadline(time.Time{})
@@ -424,6 +425,41 @@ func TestOldConnectionIsClosed(t *testing.T) {
 		if took := time.Since(began); took > drainTime {
 			t.Errorf("it was closed after %v", took)
 		}
+	})
+}
+
+// TestSessionThatIsOver: a backup that was let in just before its session ended is not.
+func TestSessionThatIsOver(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSide("the primary", ask(1), off())
+		led(t, s)
+		ours, theirs := net.Pipe()
+		s.install(newLink(theirs), []byte("another"))
+		if n, err := ours.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("it hears %d bytes, %v", n, err)
+		}
+		s.Type([]byte("x"))
+		s.quit(t)
+	})
+}
+
+// TestWaitsAreNotThePace: how fast a guest is says what it did while it ran, and not how long its disk took.
+func TestWaitsAreNotThePace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newSide("alone", think(20), write(0, 1, "a"), await(), off())
+		s.machine.exact, s.opt.EpochLength, s.opt.EpochTime = true, 1e6, 100*time.Millisecond
+		s.machine.each = func() { time.Sleep(time.Millisecond) }
+		s.disks[0].held = true
+		s.startAlone(t)
+		s.disks[0].awaitRequests(t, 1)
+		time.Sleep(50 * time.Millisecond)
+		s.Frames(0, [][]byte{{'x'}})
+		synctest.Wait()
+		if s.pace != 100 {
+			t.Errorf("%d positions in %v, want 100", s.pace, s.opt.EpochTime)
+		}
+		s.disks[0].finish()
+		s.ends(t)
 	})
 }
 

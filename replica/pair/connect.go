@@ -20,11 +20,14 @@ func newSession() []byte {
 	return s
 }
 
-// install makes l the present connection.
-func (n *Node) install(l *link) {
+// install makes l the present connection, unless the session that it was made for is over.
+func (n *Node) install(l *link, session []byte) {
 	box := newOutbox(l, &n.stats.shipped)
-	var conn uint64
+	var conn uint64                // none
 	n.step(func(c *replica.Core) { // in one step: connections that come together keep their order
+		if !bytes.Equal(session, n.session) {
+			return
+		}
 		if n.outbox != nil {
 			n.outbox.close()
 		}
@@ -36,6 +39,11 @@ func (n *Node) install(l *link) {
 			box.close()
 		}
 	})
+	if conn == 0 {
+		box.close()
+		l.Close()
+		return
+	}
 	go n.read(l, box, conn)
 }
 
@@ -80,11 +88,12 @@ func (n *Node) accept(ln net.Listener) {
 
 // welcome lets one backup in, or turns it away.
 func (n *Node) welcome(c net.Conn) {
-	began := false // it was let in for the first time
-	l, err := answer(c, n.opt.Settings, func(session []byte) ([]byte, error) {
-		mine, err := n.admit(session)
-		began = err == nil && len(session) == 0
-		return mine, err
+	began := false     // it was let in for the first time
+	var session []byte // that it was let into
+	l, err := answer(c, n.opt.Settings, func(theirs []byte) (mine []byte, err error) {
+		session, err = n.admit(theirs)
+		began = err == nil && len(theirs) == 0
+		return session, err
 	})
 	if err != nil {
 		c.Close()
@@ -100,7 +109,7 @@ func (n *Node) welcome(c net.Conn) {
 		n.opt.Log.Warn("turned away a peer", "peer", c.RemoteAddr(), "reason", err)
 		return
 	}
-	n.install(l)
+	n.install(l, session)
 	n.opt.Log.Info("the backup is here", "peer", c.RemoteAddr())
 }
 
@@ -153,7 +162,7 @@ func (n *Node) redial() {
 	var refused *RefusedError
 	switch {
 	case err == nil:
-		n.install(l)
+		n.install(l, n.session)
 	case errors.As(err, &refused):
 		n.step(func(c *replica.Core) { c.Refused(err) })
 	default:

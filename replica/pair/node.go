@@ -33,7 +33,7 @@ type Machine interface {
 }
 
 // Disk carries out the requests of one disk of the machine, and tells Node.DiskDone of each. Requests that touch
-// the same bytes, and flushes, keep the order in which they were submitted.
+// the same bytes keep the order in which they were submitted.
 type Disk interface{ Submit(vmm.Output) }
 
 // SharedDisk is a Disk that all hosts reach.
@@ -203,7 +203,7 @@ func NewBackup(ctx context.Context, addr string, opt Options) (*Node, error) {
 	case err != nil:
 		return nil, fmt.Errorf("primary at %s: %w", addr, err)
 	}
-	n.install(l)
+	n.install(l, n.session)
 	return n, nil
 }
 
@@ -286,6 +286,14 @@ func (n *Node) isOver() bool {
 	default:
 		return false
 	}
+}
+
+// Failed waits until this replica has stopped, which is before Run returns, and returns what trouble made it stop; nil for none.
+func (n *Node) Failed() error {
+	<-n.over
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.core.Result()
 }
 
 // Quit ends the virtual machine (on a backup: only this replica). Any goroutine may call it.
@@ -413,7 +421,7 @@ func (n *Node) perform(a replica.Action) {
 
 // acquire waits for the shared disks.
 func (n *Node) acquire(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, n.opt.AcquireTime, fmt.Errorf("--acquire-time of %v is over", n.opt.AcquireTime))
+	ctx, cancel := context.WithTimeoutCause(ctx, n.opt.AcquireTime, fmt.Errorf("--acquire-time of %v is over: another process holds it", n.opt.AcquireTime))
 	defer cancel()
 	for i := range n.opt.Disks {
 		if d := n.opt.shared(uint32(i)); d != nil {
@@ -598,7 +606,7 @@ func (n *Node) watch(c *replica.Core) {
 	}
 	for key, since := range n.issued {
 		if n.ticks-since >= limit {
-			n.diskTrouble(key.device, fmt.Errorf("request %d of disk %d is not done after %v", key.id, key.device, n.opt.StuckTime))
+			n.diskTrouble(key.device, fmt.Errorf("request %d of disk %d is not done after %v: look at what is under that --disk", key.id, key.device, n.opt.StuckTime))
 		}
 	}
 }

@@ -31,7 +31,7 @@ func (s *stats) closed(b epoch.Boundary) {
 
 // Report is what a node did, for programs to read.
 type Report struct {
-	// Role is what the replica was at the end before it stopped: "primary" or "backup".
+	// Role is what the replica was before it stopped: "primary" or "backup", or "waiting" or "failover" before it became the primary.
 	Role string `json:"role"`
 	// Position, Epochs and Digest tell of the last boundary.
 	Position uint64 `json:"position"`

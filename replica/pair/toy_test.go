@@ -274,7 +274,14 @@ func (m *toy) Apply(t vmm.Time, rate vmm.Rate, inputs []vmm.Input) error {
 	}
 	m.base, m.basePos, m.rate = t, m.pos, rate
 	m.halted = m.halted && (m.alarm == 0 || t < m.alarm)
+	entropy := 0
 	for _, in := range inputs {
+		if in.Kind == vmm.InputEntropy {
+			entropy += len(in.Data)
+		}
+		if entropy > m.EntropyWanted() {
+			return fmt.Errorf("toy: entropy of %d bytes, wanted %d", entropy, m.EntropyWanted())
+		}
 		if err := m.Deliver(in); err != nil {
 			return err
 		}

@@ -52,7 +52,7 @@ func (n *Node) loop() error {
 // runEpoch goes on with the present epoch as the primary, to its end.
 func (n *Node) runEpoch() error {
 	began := time.Now()
-	if began.Sub(n.opened) > n.opt.EpochTime/late && !n.renewed {
+	if began.Sub(n.opened) > n.opt.EpochTime/lateness && !n.renewed {
 		return n.renew()
 	}
 	n.renewed = false
@@ -197,6 +197,7 @@ func (n *Node) await() (bool, error) {
 		return false, nil
 	}
 	began, until := time.Now(), time.Time{}
+	defer func() { n.waited += time.Since(began) }()
 	for {
 		n.mu.Lock()
 		in, come := n.core.Await()
@@ -206,9 +207,7 @@ func (n *Node) await() (bool, error) {
 		n.mu.Unlock()
 		switch {
 		case come:
-			took := time.Since(began)
-			n.waited += took
-			n.wait += (took - n.wait) / waits
+			n.wait += (time.Since(began) - n.wait) / waits
 			return true, n.x.Await(in)
 		case !outstanding || wanted || n.isOver() || n.arriving() || n.moved() > 0 && n.old():
 			return false, nil
@@ -386,7 +385,7 @@ func (n *Node) nextLength() uint64 {
 	case n.pace == 0:
 		return n.opt.EpochLength
 	case n.exact(): // it should end by itself, not by the host's clock
-		return min(n.opt.EpochLength, n.pace-n.pace/late)
+		return min(n.opt.EpochLength, n.pace-n.pace/lateness)
 	default:
 		return min(n.opt.EpochLength, n.pace)
 	}
@@ -404,12 +403,12 @@ func (n *Node) nextAwaits() uint64 {
 
 // environment gives the core what a boundary brings besides completions.
 func (n *Node) environment(c *replica.Core) {
-	if want := n.opt.Machine.EntropyWanted(); want > 0 {
+	if want := n.opt.Machine.EntropyWanted(); want > 0 && want <= c.Room() {
 		entropy := make([]byte, want)
 		rand.Read(entropy)
 		c.Input(vmm.Input{Kind: vmm.InputEntropy, Data: entropy})
 	}
-	if room := min(len(n.typed), n.opt.Machine.ConsoleRoom()); room > 0 {
+	if room := min(len(n.typed), n.opt.Machine.ConsoleRoom(), c.Room()); room > 0 {
 		c.Input(vmm.Input{Kind: vmm.InputConsole, Data: append([]byte(nil), n.typed[:room]...)})
 		n.typed = n.typed[room:]
 	}
@@ -432,9 +431,9 @@ func (n *Node) takeFrames(c *replica.Core, device uint32) {
 	if len(waiting) == 0 {
 		return
 	}
-	count, size := 0, 0
-	for count < min(len(waiting), recordFrames) && (count == 0 || size+len(waiting[count]) <= recordBytes) {
-		size += len(waiting[count])
+	count, room := 0, min(recordBytes, c.Room())
+	for count < min(len(waiting), recordFrames) && len(waiting[count]) <= room {
+		room -= len(waiting[count])
 		count++
 	}
 	count = n.opt.Machine.FrameRoom(device, waiting[:count])
@@ -467,7 +466,7 @@ func (n *Node) setDue(now time.Time) {
 	at := n.opt.Machine.Time()
 	lasts := time.Duration(min(max(t, at)-at, vmm.Time(n.opt.EpochTime)))
 	if n.exact() {
-		lasts += n.opt.EpochTime / late // the machine's own count should be there before
+		lasts += n.opt.EpochTime / lateness // the machine's own count should be there before
 	}
 	if due := now.Add(lasts); due.Before(n.due) {
 		n.due = due
@@ -488,8 +487,8 @@ func (n *Node) old() bool {
 	return now.After(n.due)
 }
 
-// late is what part of EpochTime an epoch or a timer may be late on an exact clock before the epoch is ended by the host's clock.
-const late = 8
+// lateness is what part of EpochTime an epoch or a timer may be late on an exact clock before the epoch is ended by the host's clock.
+const lateness = 8
 
 // replay repeats the primary's epoch that r ends, and applies r.
 func (n *Node) replay(r epoch.Record) error {
@@ -576,7 +575,7 @@ func (n *Node) own(key request) (*result, error) {
 	}
 }
 
-// drainRequests hands the machine's outputs to the core if there is a disk request among
+// drainRequests hands the machine's outputs to the core if there is a disk request or a frame among
 // them. Console bytes alone wait for the end of the epoch, so that they travel together.
 func (n *Node) drainRequests() {
 	n.life.Add(1)

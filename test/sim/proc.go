@@ -465,11 +465,11 @@ func (p *proc) boundary() error {
 	var r epoch.Record
 	p.wanted = false
 	p.step(func(c *replica.Core) {
-		if want := p.m.EntropyWanted(); want > 0 && c.Role() != replica.Failover {
-			entropy := le.AppendUint64(nil, p.w.rng.Uint64())
-			c.Input(vmm.Input{Kind: vmm.InputEntropy, Data: entropy[:min(want, len(entropy))]})
-		}
-		if c.Role() != replica.Failover {
+		if c.Role() != replica.Failover && c.Room() > 0 {
+			if want := p.m.EntropyWanted(); want > 0 {
+				entropy := le.AppendUint64(nil, p.w.rng.Uint64())
+				c.Input(vmm.Input{Kind: vmm.InputEntropy, Data: entropy[:min(want, len(entropy))]})
+			}
 			room := p.m.FrameRoom(0, p.frames)
 			for _, f := range p.frames[:room] {
 				c.Input(vmm.Input{Kind: vmm.InputFrame, Data: f})

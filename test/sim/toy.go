@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -310,12 +311,16 @@ func (m *toy) Deliver(in vmm.Input) error {
 	case vmm.InputConsole:
 		m.typedLen += copy(m.typed[m.typedLen:], in.Data)
 	case vmm.InputEntropy:
+		if len(in.Data) > poolBytes-m.poolLen {
+			return fmt.Errorf("entropy of %d bytes, with room for %d", len(in.Data), poolBytes-m.poolLen)
+		}
 		m.poolLen += copy(m.pool[m.poolLen:], in.Data)
 	case vmm.InputFrame:
-		if m.arrivedLen < maxArrived {
-			m.arrived[m.arrivedLen] = m.acc
-			m.arrivedLen++
+		if m.arrivedLen == maxArrived {
+			return errors.New("a frame, without room for it")
 		}
+		m.arrived[m.arrivedLen] = m.acc
+		m.arrivedLen++
 	case vmm.InputDisk:
 		for i, r := range m.flight[:m.flightLen] {
 			if r.device == in.Device && r.id == in.ID {
