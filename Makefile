@@ -1,7 +1,7 @@
 # Everything that people and CI do with this repository. `make` alone lists it.
 #
-# Tools are pinned in go.mod (tool directive); only protoc and gcc come from the system, and
-# only `make proto` and `make guests` need them: what they make is committed.
+# Tools are pinned in go.mod (tool directive). gcc comes from the system: the race detector links with it, make conformance and
+# the guests are compiled with it. What make proto (which needs protoc) and make guests make is committed.
 
 GO       = go
 VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)

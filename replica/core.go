@@ -18,7 +18,7 @@ type Config struct {
 	// MaxLag is how many epochs the backup's execution may lie behind the primary's; at
 	// the limit the primary waits.
 	MaxLag uint64
-	// MaxWork is how much the backup's execution may lie behind the primary's, in ns that the primary ran for it; at the limit
+	// MaxWork is how much the backup's execution may lie behind the primary's, in ns that the primary ran, or waited for its disks; at the limit
 	// the primary waits. It bounds how long a takeover takes. 0 is no limit.
 	MaxWork uint64
 	// SuspectTicks is after how many ticks without a word the peer counts as failed. Ticks
@@ -751,7 +751,7 @@ func (c *Core) Executed() {
 }
 
 // nearLimit reports whether a primary that has sent what is here, and has heard of no more than was told, may be close to its
-// limit of work. Guest time passes for at least as long as it worked.
+// limit of work. Guest time passes for about as long as it worked, 15/16 at least.
 func (c *Core) nearLimit() bool {
 	newest := c.time
 	if n := len(c.records); n > 0 {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -193,6 +194,11 @@ func (g *guestFlags) build(log *slog.Logger) (_ *guest, err error) {
 	debug.FreeOSMemory() // what unpacking a kernel took is several times what the rest will
 	log.Info(fmt.Sprintf("guest: %s, %s of memory, engine %s%s, clock %s", img.kernel, host.FormatSize(size), kind.name, why, engine.Clock().Name))
 	return v, nil
+}
+
+// shares reports whether other hosts reach a disk.
+func (v *guest) shares() bool {
+	return slices.ContainsFunc(v.disks, func(d host.Storage) bool { _, shared := d.(pair.SharedDisk); return shared })
 }
 
 // close gives everything back, in the order in which it may be given back.

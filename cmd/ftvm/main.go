@@ -35,7 +35,7 @@ func main() {
 	var exit exitError
 	switch {
 	case err == nil:
-	case errors.As(err, &exit):
+	case errors.As(err, &exit) && err.Error() == exit.Error(): // else other trouble is joined to it
 		os.Exit(exit.code)
 	default:
 		fmt.Fprintf(os.Stderr, "ftvm: %v\n", err)

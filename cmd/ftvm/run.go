@@ -74,6 +74,11 @@ func (r *replicaFlags) check() error {
 	return nil
 }
 
+// settings are what both replicas must have alike: a backup acknowledges before its primary has to wait for it, by these.
+func (r *replicaFlags) settings() []pair.Setting {
+	return []pair.Setting{{Name: "commit", Value: r.commit}, {Name: "max-lag", Value: fmt.Sprint(r.maxLag)}, {Name: "epoch-time", Value: r.epochTime.String()}}
+}
+
 // start makes the node of a replica whose machine is ready, and where its peer comes to.
 type start func(context.Context, *slog.Logger, pair.Options) (*pair.Node, net.Listener, error)
 
@@ -176,7 +181,7 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 
 	opt := pair.Options{
 		Machine: v.machine, Roams: v.roams, Console: console, Log: log,
-		Settings:  append(v.settings, pair.Setting{Name: "commit", Value: r.commit}),
+		Settings:  append(v.settings, r.settings()...),
 		Core:      replica.Config{Verified: r.commit == "verified", MaxLag: r.maxLag, MaxWork: maxWork * uint64(r.epochTime), SuspectTicks: r.suspect},
 		Heartbeat: r.heartbeat, EpochLength: g.epoch, EpochTime: r.epochTime, MemoryEvery: g.memoryEvery(),
 		AcquireTime: r.acquire, StuckTime: r.stuck,
@@ -190,6 +195,9 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 	n, ln, err := s(ctx, log, opt)
 	if err != nil {
 		return err
+	}
+	if v.shares() {
+		go r.letGo(n, log)
 	}
 	for i, d := range v.disks {
 		d.Start(func(c host.Completion) { n.DiskDone(uint32(i), c) })
@@ -230,6 +238,17 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 		return nil
 	}
 	return epilogue(log, end, report.Report)
+}
+
+// letGo ends the process if its replica failed and something keeps it from ending: a disk that does not answer, a console that
+// nobody reads, the machine itself. As long as the process is there, it keeps the shared disks that the other replica waits for.
+func (r *replicaFlags) letGo(n *pair.Node, log *slog.Logger) {
+	if n.Failed() == nil {
+		return
+	}
+	time.Sleep(min(r.stuck, r.acquire/2))
+	log.Error("this replica failed and cannot stop: the process ends as it is, so that its shared disks are free")
+	os.Exit(exitTrouble)
 }
 
 // epilogue tells how the guest ended, and turns that into an exit code.

@@ -16,8 +16,25 @@ import (
 	"ftvm/vmm/kvm"
 )
 
-// version is set by the linker (see Makefile).
-var version = "(unknown version)"
+// version is set by the linker (see Makefile). Without that, Go's tool may have told the commit.
+var version string
+
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	text, modified := "(unknown version)", ""
+	info, _ := debug.ReadBuildInfo()
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			text = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			modified = "-dirty"
+		}
+	}
+	return text + modified
+}
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
@@ -25,14 +42,7 @@ func versionCommand() *cobra.Command {
 		Short: "Tell which ftvm this is",
 		Args:  cobra.NoArgs,
 		Run: func(c *cobra.Command, _ []string) {
-			fmt.Fprintf(c.OutOrStdout(), "ftvm %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
-			if info, ok := debug.ReadBuildInfo(); ok {
-				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" || s.Key == "vcs.modified" {
-						fmt.Fprintf(c.OutOrStdout(), "%s %s\n", s.Key, s.Value)
-					}
-				}
-			}
+			fmt.Fprintf(c.OutOrStdout(), "ftvm %s %s/%s %s\n", versionText(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 		},
 	}
 }

@@ -89,7 +89,7 @@ func TestLyingPrimary(t *testing.T) {
 		{"the guest's end", aboutRecord(func(r *proto.Record) { r.Ended = true }), "divergence"},
 		{"no length", aboutRecord(func(r *proto.Record) { r.Length = 0 }), "opens an epoch of no length"},
 		{"time that goes back", aboutRecord(func(r *proto.Record) { r.TimeNs = 1 }), "guest time would go back"},
-		{"time from the far future", aboutRecord(func(r *proto.Record) { r.TimeNs = 1 << 62 }), ""},
+		{"time from the far future", aboutRecord(func(r *proto.Record) { r.TimeNs = 1 << 62 }), "divergence"},
 		{"an input of unknown kind", aboutRecord(func(r *proto.Record) { input(r, &proto.Input{Kind: 77}) }), "unknown kind 77"},
 		{"an input of unknown status", aboutRecord(func(r *proto.Record) { input(r, &proto.Input{Kind: proto.Input_DISK, Status: 256}) }), "unknown disk status 256"},
 		{"a giant input", aboutRecord(func(r *proto.Record) {
@@ -99,12 +99,12 @@ func TestLyingPrimary(t *testing.T) {
 			for range 7 {
 				input(r, &proto.Input{Kind: proto.Input_CONSOLE, Data: bytes.Repeat([]byte("x"), 1<<20)})
 			}
-		}), ""},
+		}), "send no more until the guest reads"},
 		{"more entropy than there is room for", aboutRecord(func(r *proto.Record) {
 			for range 7 {
 				input(r, &proto.Input{Kind: proto.Input_ENTROPY, Data: make([]byte, 1<<20)})
 			}
-		}), ""},
+		}), "send at most what was asked for"},
 		{"a completion of no request", aboutRecord(func(r *proto.Record) {
 			input(r, &proto.Input{Kind: proto.Input_DISK, Id: 1 << 40, Local: true})
 		}), "a completion of request 1099511627776 of disk 0, which the guest did not make"},

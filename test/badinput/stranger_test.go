@@ -112,12 +112,14 @@ func TestStrangersAtPrimary(t *testing.T) {
 			}
 			check(t, s.speak(c))
 			if s.stays {
-				return
+				return // what the primary says of it comes later
 			}
 			check(t, c.(*net.TCPConn).CloseWrite())
 			turnedAway(ctx, t, p.Primary, from, s.primarySays)
 		})
 	}
+	_, err := p.Primary.Messages.AwaitText(ctx, "does not answer")
+	check(t, err)
 	noEscapes(t, p.Primary)
 	joins(ctx, t, p)
 }

@@ -75,14 +75,13 @@ func describeMachine(ctx context.Context, lab *harness.Lab) (m machine, err erro
 	if err != nil {
 		return m, err
 	}
-	m.Ftvm, _, _ = strings.Cut(version.Stdout, "\n")
-	// A doctor who finds trouble says so with an exit code.
+	m.Ftvm = strings.TrimSpace(version.Stdout)
 	doctor, err := lab.Run(ctx, "doctor", "--json")
 	if err != nil {
 		return m, err
 	}
 	if err := json.Unmarshal([]byte(doctor.Stdout), &m.Doctor); err != nil {
-		m.Doctor = nil
+		return m, fmt.Errorf("ftvm doctor --json: %w", err)
 	}
 	m.Disk, err = measureDisk(lab.Path("."))
 	return m, err

@@ -8,5 +8,5 @@
 // meanwhile. A failure prints the command that repeats it; the moment is the same then, to the
 // accuracy of this host's scheduling.
 //
-// Read scenario.go first, then kills_test.go.
+// Read scenario_test.go first, then kills_test.go.
 package failover

@@ -16,20 +16,19 @@ const module = "ftvm"
 // about what the command is built of: a package's own tests may import what they need, such
 // as test/conformance.
 var arrows = map[string][]string{
-	"proto":         {},
-	"vmm":           {},
-	"vmm/boot":      {"vmm"},
-	"vmm/kvm":       {"vmm"},
-	"vmm/soft":      {"vmm"},
-	"devices":       {"vmm"},
-	"epoch":         {"vmm", "proto"},
-	"replica":       {"epoch", "vmm", "proto"},
-	"replica/pair":  {"replica", "epoch", "vmm", "proto", "host"},
-	"replica/group": {"replica", "epoch", "vmm", "proto", "host"},
-	"host":          {"vmm"},
-	"guests":        {},
-	"cmd":           {"*"},
-	"test":          {"*"},
+	"proto":        {},
+	"vmm":          {},
+	"vmm/boot":     {"vmm"},
+	"vmm/kvm":      {"vmm"},
+	"vmm/soft":     {"vmm"},
+	"devices":      {"vmm"},
+	"epoch":        {"vmm", "proto"},
+	"replica":      {"epoch", "vmm", "proto"},
+	"replica/pair": {"replica", "epoch", "vmm", "proto", "host"},
+	"host":         {"vmm"},
+	"guests":       {},
+	"cmd":          {"*"},
+	"test":         {"*"},
 }
 
 // insideDoor lists the packages that are, or decide, what every replica must do alike.

@@ -17,7 +17,7 @@ import (
 
 var (
 	long  = flag.Bool("long", false, "run the self-tests of the guest as well, which take minutes")
-	kills = flag.Int("kills", 2, "how often TestSurvives kills a primary")
+	kills = flag.Int("kills", len(moments), "how often TestSurvives kills a primary")
 )
 
 // lab is where all tests run their processes.
@@ -97,10 +97,12 @@ func TestLockstep(t *testing.T) {
 	}
 }
 
+// moments are lines of the guest's after which TestSurvives kills.
+var moments = []string{"disk: raw", "disk: 131072 sectors", "ftvm: init", "disk: 50 flushed"}
+
 // TestSurvives kills the primary while its guest writes to its disk, at moments that differ by how much of the
 // work is done; the guest on the backup finds on its disk what it wrote.
 func TestSurvives(t *testing.T) {
-	moments := []string{"disk: raw", "disk: 131072 sectors", "ftvm: init", "disk: 50 flushed"}
 	for i := range *kills {
 		after := moments[i%len(moments)]
 		t.Run(fmt.Sprintf("%d after %s", i, strings.TrimPrefix(after, "disk: ")), func(t *testing.T) {

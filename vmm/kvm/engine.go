@@ -141,9 +141,9 @@ func openDevice() (int, error) {
 	dev, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return -1, fmt.Errorf("kvm: open /dev/kvm: %w: load the kernel module kvm_intel or kvm_amd, and switch on virtualization in the firmware (in a virtual machine: nested virtualization on its host)", err)
+		return -1, fmt.Errorf("kvm: open /dev/kvm: %w: load the kernel module kvm_intel or kvm_amd, and switch on virtualization in the firmware (in a virtual machine: nested virtualization on its host); or give --engine soft, which needs no KVM", err)
 	case errors.Is(err, fs.ErrPermission):
-		return -1, fmt.Errorf("kvm: open /dev/kvm: %w: run as root or as a member of the group that owns it (usually kvm)", err)
+		return -1, fmt.Errorf("kvm: open /dev/kvm: %w: run as root or as a member of the group that owns it (usually kvm), or give --engine soft, which needs no KVM", err)
 	case err != nil:
 		return -1, fmt.Errorf("kvm: open /dev/kvm: %w", err)
 	}
