@@ -45,8 +45,6 @@ type Disk struct {
 type OpenOptions struct {
 	// ReadOnly opens the image for reading: others may read it too, nobody may write.
 	ReadOnly bool
-	// MinSize is how many bytes the image must have; at least one sector is always wanted.
-	MinSize uint64
 
 	shared bool // not locked, and on a file system; see SharedDisk
 }
@@ -110,7 +108,7 @@ func openDisk(path string, o OpenOptions) (*Disk, error) {
 		}
 	}
 	if err == nil {
-		err = d.measure(o.MinSize)
+		err = d.measure()
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -127,18 +125,26 @@ func (d *Disk) lock() error {
 	}
 	err := unix.Flock(int(d.f.Fd()), how|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%w%s", ErrInUse, d.lockHolder())
+		return lockedError{d.path}
 	} else if err != nil {
 		return fmt.Errorf("flock: %w", err)
 	}
 	return nil
 }
 
-// lockHolder says which process holds a lock on the image, or nothing where
+// lockedError is ErrInUse, and finds out who has the image when somebody wants to read it: SharedDisk makes
+// hundreds in a second.
+type lockedError struct{ path string }
+
+func (e lockedError) Error() string { return ErrInUse.Error() + lockHolder(e.path) }
+
+func (e lockedError) Unwrap() error { return ErrInUse }
+
+// lockHolder says which process holds a lock on an image, or nothing where
 // /proc/locks (proc(5)) does not show it.
-func (d *Disk) lockHolder() string {
+func lockHolder(path string) string {
 	var st unix.Stat_t
-	if unix.Fstat(int(d.f.Fd()), &st) != nil {
+	if unix.Stat(path, &st) != nil {
 		return ""
 	}
 	locks, err := os.Open("/proc/locks")
@@ -157,7 +163,7 @@ func (d *Disk) lockHolder() string {
 }
 
 // measure finds the size, which for a block device stat does not tell.
-func (d *Disk) measure(atLeast uint64) error {
+func (d *Disk) measure() error {
 	end, err := d.f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return fmt.Errorf("finding its size: %w", cause(err))
@@ -168,9 +174,6 @@ func (d *Disk) measure(atLeast uint64) error {
 		return fmt.Errorf("is empty: remove it and create one with: ftvm disk create %s --size 64M", d.path)
 	case d.size%SectorSize != 0:
 		return fmt.Errorf("its size, %d bytes, is not a multiple of %d: is it a raw image, and complete?", d.size, SectorSize)
-	case d.size < atLeast:
-		return fmt.Errorf("its size, %s, is too small: %s is needed; make it larger with: truncate -s %d %s",
-			FormatSize(d.size), FormatSize(atLeast), atLeast, d.path)
 	}
 	return nil
 }

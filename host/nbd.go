@@ -17,13 +17,16 @@ import (
 // NBD is a disk that an NBD server has, for all hosts. The server must admit one client at a time, as qemu-nbd -t does: then a
 // connection is the fence, as nobody else has one.
 //
-// A connection that breaks is made again, and what was not answered is sent again. What is written and not yet flushed when the
-// server's host loses power may be lost, as on a disk whose cable is pulled.
+// A connection that breaks is made again, and what was not answered is sent again. But the server may be another process by then, and
+// what its predecessor acknowledged and was not asked to flush is lost with that. Nobody can tell, so if there was such a change, the flushes
+// that are under way fail, or the next one does.
+//
+// A disk whose server was not reached for long enough is given up for good: another replica may have it by now, and a history of its own on it.
 type NBD struct {
 	address  NBDAddress
 	options  NBDOptions
 	size     uint64        // bytes
-	patience time.Duration // how long requests wait for a server that does not answer
+	patience time.Duration // how long a connection is tried for, and how long Close waits
 
 	mu       sync.Mutex
 	order    order
@@ -32,9 +35,15 @@ type NBD struct {
 	cookie   uint64 // of the request sent last
 	conn     *nbdConn
 	troubled time.Time // since when no request was answered; zero if nothing is wrong
+	gone     error     // why the disk was given up; nil if it was not
 	acquired bool
 	closed   bool
 	done     func(Completion)
+
+	// Changes that the server acknowledged, and how many of them a flush covers or were lost, perhaps; how often that happened, and
+	// how often it was told.
+	changed, covered uint64
+	losses, told     uint64
 
 	reporting sync.Mutex // held while done is called
 
@@ -54,12 +63,18 @@ type NBDOptions struct {
 const (
 	// nbdProbe is how long OpenNBD waits for the server to tell of the export.
 	nbdProbe = 5 * time.Second
-	// nbdPatience is how long requests wait for a server that does not answer, before they fail.
+	// nbdPatience is how long it is tried to connect again, before the disk is given up, and how long Close waits. Otherwise a server
+	// that keeps its connection is waited for without end.
 	nbdPatience = 10 * time.Second
 	// nbdAttempt is how long an attempt to connect again may take.
 	nbdAttempt = 2 * time.Second
-	// nbdRetry and nbdRetryLater are how often that is tried, while requests wait and later.
-	nbdRetry, nbdRetryLater = 10 * time.Millisecond, time.Second
+	// nbdRetry is the time between attempts.
+	nbdRetry = 10 * time.Millisecond
+)
+
+var (
+	errNBDLoss   = errors.New("the connection to the server was lost: what it had not written may be lost")
+	errNBDClosed = errors.New("the server did not answer before the disk was closed")
 )
 
 // OpenNBD makes a disk of an export. It asks the server for the size, if that was not given, and keeps no connection.
@@ -166,20 +181,24 @@ func (n *NBD) Submit(out vmm.Output) {
 	if n.closed || !n.acquired {
 		panic("host: NBD.Submit after Close or before Acquire")
 	}
-	if r := n.order.add(out, n.size); r.blockers == 0 {
+	r := n.order.add(out, n.size)
+	r.told = n.told
+	if r.blockers == 0 {
 		n.ready = append(n.ready, r)
 		n.wake()
 	}
 }
 
-// Close waits until everything that was submitted is done and reported, and disconnects. A server that does not answer
-// is not waited for much longer than requests are.
+// Close waits until everything that was submitted is done and reported, and disconnects. What a server does not answer
+// in time fails, whether it keeps its connection or not.
 func (n *NBD) Close() error {
 	n.mu.Lock()
 	n.closed = true
 	n.wake()
 	n.mu.Unlock()
+	late := time.AfterFunc(n.patience, n.abandon)
 	n.ended.Wait()
+	late.Stop()
 	n.mu.Lock()
 	c := n.conn
 	n.conn = nil
@@ -188,6 +207,19 @@ func (n *NBD) Close() error {
 		_ = c.disconnect() // all is done; a server that cannot be told sees the connection's end
 	}
 	return nil
+}
+
+// abandon ends what waits for the server.
+func (n *NBD) abandon() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.gone == nil {
+		n.gone = errNBDClosed
+	}
+	if n.conn != nil {
+		_ = n.conn.Close() // what receive makes of it is enough
+	}
+	n.wake()
 }
 
 // wake makes run look again.
@@ -211,11 +243,14 @@ func (n *NBD) run() {
 		n.mu.Lock()
 		c, batch := n.conn, n.ready
 		left := len(n.order.unfinished)
+		if c != nil && len(batch)+len(n.sent) == 0 {
+			n.troubled = time.Time{} // nothing waits for an answer that would show it
+		}
 		switch {
 		case n.closed && left == 0:
 			n.mu.Unlock()
 			return
-		case c == nil && n.acquired:
+		case c == nil && n.acquired && n.gone == nil:
 			n.mu.Unlock()
 			n.reconnect()
 			continue
@@ -226,24 +261,47 @@ func (n *NBD) run() {
 		}
 		n.ready = nil
 		var requests []nbdRequest
-		var here []*request // need no server
+		var here []func()
 		for _, r := range batch {
-			if r.Op != vmm.DiskFlush && r.Length == 0 || r.check(n.size, n.options.ReadOnly) != nil {
-				here = append(here, r)
+			if done, err := n.answer(r); done {
+				here = append(here, func() { n.complete(r, nil, err) })
 				continue
 			}
+			r.covers = n.changed
 			n.cookie++
 			n.sent[n.cookie] = r
 			requests = append(requests, c.next(r, n.cookie))
 		}
 		n.mu.Unlock()
-		for _, r := range here {
-			n.complete(r, nil, r.check(n.size, n.options.ReadOnly))
+		for _, complete := range here {
+			complete()
+		}
+		if len(requests) == 0 {
+			continue
 		}
 		if err := c.send(requests); err != nil {
 			c.Close() // what receive makes of it is enough
 		}
 	}
+}
+
+// answer ends a request that needs no server, or is not to reach it. The caller locks.
+func (n *NBD) answer(r *request) (done bool, err error) {
+	if err := r.check(n.size, n.options.ReadOnly); err != nil {
+		return true, err
+	}
+	switch {
+	case n.gone != nil:
+		return true, n.gone
+	case r.Op != vmm.DiskFlush:
+		return r.Length == 0, nil
+	case n.options.ReadOnly:
+		return true, nil // there is nothing to flush, and a server need not know how
+	case r.told < n.losses:
+		r.told = n.losses
+		return true, errNBDLoss
+	}
+	return false, nil
 }
 
 // complete reports the end of a request, and lets begin what waited for it.
@@ -256,6 +314,7 @@ func (n *NBD) complete(r *request, data []byte, err error) {
 	n.done(c)
 	n.reporting.Unlock()
 	n.mu.Lock()
+	n.told = max(n.told, r.told)
 	n.ready = n.order.finish(r, n.ready)
 	n.wake()
 	n.mu.Unlock()
@@ -288,6 +347,13 @@ func (n *NBD) receive(c *nbdConn) {
 		n.mu.Lock()
 		delete(n.sent, cookie)
 		n.troubled = time.Time{}
+		switch {
+		case failed != nil:
+		case r.Op == vmm.DiskFlush:
+			n.covered = max(n.covered, r.covers)
+		case r.changes():
+			n.changed++
+		}
 		r.progress += r.part
 		again := failed == nil && r.Op != vmm.DiskFlush && r.progress < r.Length
 		if again {
@@ -302,10 +368,11 @@ func (n *NBD) receive(c *nbdConn) {
 }
 
 // lose is called by the receiver of a connection that is of no use any more. What was not answered will be sent again, in the
-// order in which it was sent, unless that was tried for long enough.
+// order in which it was sent.
 func (n *NBD) lose(c *nbdConn, why error) {
 	_ = c.Close() // why says more
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.conn == c {
 		n.conn = nil
 	}
@@ -314,57 +381,39 @@ func (n *NBD) lose(c *nbdConn, why error) {
 		back = append(back, n.sent[cookie])
 	}
 	clear(n.sent)
+	n.ready = append(back, n.ready...)
+	if n.changed > n.covered {
+		n.losses++
+		n.covered = n.changed // told once
+	}
 	if n.troubled.IsZero() {
 		n.troubled = time.Now()
 	}
-	n.ready = append(back, n.ready...)
-	failed := n.outOfPatience()
+	n.despair(why)
 	n.wake()
-	n.mu.Unlock()
-	n.fail(failed, why)
 }
 
-// outOfPatience takes the requests that have waited for the server for long enough. The caller locks.
-func (n *NBD) outOfPatience() (failed []*request) {
-	if time.Since(n.troubled) >= n.patience {
-		failed, n.ready = n.ready, nil
-	}
-	return failed
-}
-
-func (n *NBD) fail(requests []*request, why error) {
-	for _, r := range requests {
-		n.complete(r, nil, fmt.Errorf("the server does not answer, and %v of trying did not help: %w", n.patience, why))
+// despair gives the disk up if the server was tried for long enough. The caller locks.
+func (n *NBD) despair(why error) {
+	if n.gone == nil && time.Since(n.troubled) >= n.patience {
+		n.gone = fmt.Errorf("the server does not answer, and %v of trying did not help, so the disk is given up: %w", n.patience, why)
 	}
 }
 
-// reconnect tries once to make a new connection. For as long as requests are not failed it is tried often; later, now and then, and
-// whenever there is a new request.
+// reconnect tries once to make a new connection.
 func (n *NBD) reconnect() {
-	n.mu.Lock()
-	impatient := time.Since(n.troubled) < n.patience
-	n.mu.Unlock()
-	if impatient {
-		<-time.After(nbdRetry)
-	} else {
-		select {
-		case <-time.After(nbdRetryLater):
-		case <-n.kick:
-		}
-	}
+	<-time.After(nbdRetry)
 	ctx, cancel := context.WithTimeout(context.Background(), nbdAttempt)
 	defer cancel()
 	c, err := n.connect(ctx)
 	n.mu.Lock()
-	var failed []*request
-	if err == nil {
-		if len(n.order.unfinished) == 0 {
-			n.troubled = time.Time{} // else the first reply shows it
-		}
+	defer n.mu.Unlock()
+	switch {
+	case err != nil:
+		n.despair(err)
+	case n.gone != nil: // Close has waited for long enough
+		_ = c.disconnect()
+	default:
 		n.use(c)
-	} else {
-		failed = n.outOfPatience()
 	}
-	n.mu.Unlock()
-	n.fail(failed, err)
 }

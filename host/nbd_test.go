@@ -410,7 +410,116 @@ func TestNBDReconnects(t *testing.T) {
 	}
 }
 
-// TestNBDTrouble: a server that cannot be used for longer than requests wait, in many ways, and then recovers.
+// TestNBDFlushAfterLoss: when a connection breaks, what its server acknowledged and was not asked to flush may be lost. One flush tells, and
+// so do all that were under way.
+func TestNBDFlushAfterLoss(t *testing.T) {
+	const lost = "flush: the connection to the server was lost: what it had not written may be lost"
+	const part = 4096
+	some := make([]byte, part)
+	first := func(command uint16) func(fakeRequest) bool {
+		return func(q fakeRequest) bool { return q.command == command }
+	}
+	for name, c := range map[string]struct {
+		before []vmm.Output           // are done one after the other
+		cut    func(fakeRequest) bool // the request that breaks the connection, the first time that it comes
+		then   []vmm.Output           // are submitted together
+		want   []string               // their errors
+	}{
+		"written":             {[]vmm.Output{write(0, 0, some)}, first(nbdCmdRead), []vmm.Output{read(0, 0, part), flush(1), flush(2)}, []string{"", lost, lost}},
+		"zeroed":              {[]vmm.Output{clearing(0, vmm.DiskDiscard, 0, part)}, first(nbdCmdRead), []vmm.Output{read(0, 0, part), flush(1)}, []string{"", lost}},
+		"a part written":      {nil, func(q fakeRequest) bool { return q.offset == part }, []vmm.Output{write(0, 0, make([]byte, 2*part)), flush(1)}, []string{"", lost}},
+		"flush under way":     {[]vmm.Output{write(0, 0, some)}, first(nbdCmdFlush), []vmm.Output{flush(0), flush(1)}, []string{lost, lost}},
+		"flushed meanwhile":   {[]vmm.Output{write(0, 0, some)}, first(nbdCmdWrite), []vmm.Output{flush(0), write(1, 0, some), flush(2)}, []string{"", "", ""}},
+		"flushed and written": {[]vmm.Output{flush(0), write(1, 0, some)}, first(nbdCmdRead), []vmm.Output{read(0, 0, part), flush(1)}, []string{"", lost}},
+		"written and flushed": {[]vmm.Output{write(0, 0, some), flush(1)}, first(nbdCmdRead), []vmm.Output{read(0, 0, part), flush(1)}, []string{"", ""}},
+		"write under way":     {nil, first(nbdCmdWrite), []vmm.Output{write(0, 0, some), flush(1)}, []string{"", ""}},
+		"only read":           {[]vmm.Output{read(0, 0, part)}, first(nbdCmdFlush), []vmm.Output{flush(0)}, []string{""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			s.export.maxPayload = part
+			cut, submitted := make(chan func(fakeRequest) bool, 1), make(chan bool)
+			s.handle = func(conn *fakeConn, q fakeRequest) {
+				select {
+				case at := <-cut:
+					if at(q) {
+						<-submitted
+						conn.Close()
+						return
+					}
+					cut <- at
+				default:
+				}
+				conn.perform(q)
+			}
+			n := acquire(t, openNBD(t, s.address))
+			done := make(chan Completion, len(c.then))
+			n.Start(func(c Completion) { done <- c })
+			for _, out := range c.before {
+				n.Submit(out)
+				if got := <-done; got.Err != nil {
+					t.Fatal(got.Err)
+				}
+			}
+			cut <- c.cut
+			for _, out := range c.then {
+				n.Submit(out)
+			}
+			close(submitted)
+			for range c.then {
+				got := <-done
+				if want := c.want[got.Seq]; want != "" {
+					mentions(t, got.Err, want)
+				} else if got.Err != nil {
+					t.Error(got.Err)
+				}
+			}
+			n.Submit(flush(0))
+			if got := <-done; got.Err != nil {
+				t.Errorf("it is told again: %v", got.Err)
+			}
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestNBDFlushCovers: a flush does not cover what was written while it was under way.
+func TestNBDFlushCovers(t *testing.T) {
+	s := serve(t)
+	var got []fakeRequest
+	s.handle = func(c *fakeConn, q fakeRequest) {
+		got = append(got, q)
+		switch len(got) {
+		case 1: // the flush, which is answered after the write
+		case 2:
+			c.perform(q)
+			c.perform(got[0])
+			c.Close()
+		default:
+			c.perform(q)
+		}
+	}
+	n := acquire(t, openNBD(t, s.address))
+	done := make(chan Completion, 3)
+	n.Start(func(c Completion) { done <- c })
+	n.Submit(flush(0))
+	n.Submit(write(1, 0, make([]byte, 512)))
+	for range 2 {
+		if got := <-done; got.Err != nil {
+			t.Error(got.Err)
+		}
+	}
+	n.Submit(flush(2))
+	mentions(t, (<-done).Err, "may be lost")
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNBDTrouble: a server that cannot be used for too long, in many ways, and then recovers: too late, as another replica may
+// have been admitted.
 func TestNBDTrouble(t *testing.T) {
 	for name, c := range map[string]struct {
 		handle func(c *fakeConn, q fakeRequest)
@@ -437,7 +546,9 @@ func TestNBDTrouble(t *testing.T) {
 				}
 			}
 			n := acquire(t, openNBD(t, s.address))
-			n.patience = 30 * time.Millisecond
+			if c.want != "" {
+				n.patience = 30 * time.Millisecond
+			}
 			done := make(chan Completion, 1)
 			n.Start(func(c Completion) { done <- c })
 			op := read(0, 0, 512)
@@ -458,7 +569,9 @@ func TestNBDTrouble(t *testing.T) {
 			}
 			well <- true
 			n.Submit(read(1, 512, 512))
-			if got := <-done; got.Err != nil || got.Seq != 1 || len(got.Data) != 512 {
+			if got := <-done; c.want != "" {
+				mentions(t, got.Err, "read of 512 bytes at offset 512", "the disk is given up", c.want)
+			} else if got.Err != nil || len(got.Data) != 512 {
 				t.Errorf("when the server is well: %d bytes, %v", len(got.Data), got.Err)
 			}
 			if err := n.Close(); err != nil {
@@ -549,6 +662,41 @@ func TestNBDIdleLoss(t *testing.T) {
 	if err := n.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestNBDCloseDoesNotHang: a server keeps its connection, as one that is stopped does, and answers nothing.
+func TestNBDCloseDoesNotHang(t *testing.T) {
+	s := serve(t)
+	s.handle = func(*fakeConn, fakeRequest) {}
+	n := acquire(t, openNBD(t, s.address))
+	n.patience = 10 * time.Millisecond
+	for i, c := range perform(t, n, write(0, 0, make([]byte, 512)), flush(1), read(2, 0, 512)) {
+		mentions(t, c.Err, "before the disk was closed")
+		if c.Status != vmm.DiskError {
+			t.Errorf("request %d has status %d", i, c.Status)
+		}
+	}
+}
+
+// TestNBDReadOnly: a server that does not flush serves a disk that is only read, and is never asked to.
+func TestNBDReadOnly(t *testing.T) {
+	s := serve(t)
+	s.export.flags = 1 | nbdHasReadOnly
+	s.handle = func(c *fakeConn, q fakeRequest) {
+		if q.command != nbdCmdRead {
+			t.Errorf("the server got command %d", q.command)
+		}
+		c.perform(q)
+	}
+	n, err := OpenNBD(s.address, NBDOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := perform(t, acquire(t, n), read(0, 0, 512), flush(1), write(2, 0, make([]byte, 512)))
+	if got[0].Err != nil || got[1].Err != nil {
+		t.Errorf("read: %v; flush: %v", got[0].Err, got[1].Err)
+	}
+	mentions(t, got[2].Err, "reading only")
 }
 
 // FuzzNBDServer: whatever a server says, negotiation and a read end with an error or what was asked for.

@@ -27,6 +27,10 @@ type request struct {
 	// Where a request is done in parts: bytes that are done, how many are being done, and what a read returned so far.
 	progress, part uint64
 	data           []byte
+
+	// At a server that may lose what it acknowledged: how many changes a flush covers, and how many losses have been
+	// told to whoever submitted the request or hears of its end. See NBD.
+	covers, told uint64
 }
 
 // add takes a request to a disk of size bytes. It may begin at once if it has no blockers.

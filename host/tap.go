@@ -84,15 +84,16 @@ func (t *Tap) Submit(out vmm.Output) {
 // or they were longer than vmm.MaxFrame.
 func (t *Tap) Dropped() uint64 { return t.dropped.Load() }
 
-// announceAt is when an announcement is sent: a bridge port that was just made may not forward yet.
-var announceAt = []time.Duration{0, 50 * time.Millisecond, 250 * time.Millisecond, time.Second}
+// announceAgain is when an announcement is sent again: a bridge port that was just made may not forward yet.
+var announceAgain = []time.Duration{50 * time.Millisecond, 250 * time.Millisecond, time.Second}
 
-// Announce tells switches that the guest's address is behind this interface now. It sends frames for a second, and
-// returns at once.
+// Announce tells switches that the guest's address is behind this interface now. It sends a frame, before any that is
+// submitted later, and more for a second. It returns at once.
 func (t *Tap) Announce() {
-	frame := announcement(t.options.MAC)
-	for _, after := range announceAt {
-		time.AfterFunc(after, func() { t.Submit(vmm.Output{Kind: vmm.OutputFrame, Data: frame}) })
+	out := vmm.Output{Kind: vmm.OutputFrame, Data: announcement(t.options.MAC)}
+	t.Submit(out)
+	for _, after := range announceAgain {
+		time.AfterFunc(after, func() { t.Submit(out) })
 	}
 }
 

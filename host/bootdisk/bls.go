@@ -2,6 +2,7 @@ package bootdisk
 
 import (
 	"cmp"
+	"fmt"
 	"path"
 	"strings"
 )
@@ -12,10 +13,11 @@ type blsEntry struct {
 	id               string // the file's name without .conf
 	version, sortKey string
 	machine          string
+	options          []string // lines of them, which may name variables: expand makes the command line
 }
 
-// parseBLS reads one; variables, which GRUB allows there, are taken from env.
-func parseBLS(id, text string, env map[string]string) *blsEntry {
+// parseBLS reads one.
+func parseBLS(id, text string) *blsEntry {
 	e := &blsEntry{id: id}
 	for line := range strings.Lines(text) {
 		key, value := keyValue(line)
@@ -37,16 +39,29 @@ func parseBLS(id, text string, env map[string]string) *blsEntry {
 				}
 			}
 		case "options":
-			words := strings.Fields(value)
-			for i, w := range words {
-				if name, ok := strings.CutPrefix(w, "$"); ok {
-					words[i] = env[name]
-				}
-			}
-			e.cmdline = strings.Join(strings.Fields(e.cmdline+" "+strings.Join(words, " ")), " ")
+			e.options = append(e.options, value)
 		}
 	}
 	return e
+}
+
+// expand makes the command line; variables, which GRUB allows there, are taken from env.
+func (e *blsEntry) expand(env map[string]string) error {
+	var b strings.Builder
+	for _, line := range e.options {
+		for _, w := range strings.Fields(line) {
+			if name, ok := strings.CutPrefix(w, "$"); ok {
+				w = env[name]
+			}
+			if b.Len()+len(w) > maxConfig {
+				return fmt.Errorf("%w: the command line is longer than %d bytes", errDamaged, maxConfig)
+			}
+			b.WriteString(w)
+			b.WriteByte(' ')
+		}
+	}
+	e.cmdline = strings.Join(strings.Fields(b.String()), " ")
+	return nil
 }
 
 // keyValue takes a line of a boot loader's file apart: its first word, and the rest.

@@ -1,6 +1,7 @@
 package bootdisk
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -51,7 +52,10 @@ menuentry 'Firmware' { fwsetup }
 		{"not closed", "menuentry 'A' {\n linux /k 'x", "A", "/k", "x", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			e := parseGrub(row.text, env)
+			e, err := parseGrub(row.text, env)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if e == nil {
 				e = &entry{}
 			}
@@ -59,6 +63,22 @@ menuentry 'Firmware' { fwsetup }
 				t.Errorf("got %+v", *e)
 			}
 		})
+	}
+}
+
+// TestExpansion: what a few hundred bytes stand for is bounded.
+func TestExpansion(t *testing.T) {
+	_, err := parseGrub("a=xx\n"+strings.Repeat("set a=$a$a\n", 40), nil)
+	if !errors.Is(err, errDamaged) {
+		t.Errorf("grub.cfg with variables that double: %v", err)
+	}
+	env := map[string]string{"x": strings.Repeat("x", maxConfig/4)}
+	for times, want := range map[int]error{3: nil, 5: errDamaged, 1000: errDamaged} {
+		for _, text := range []string{"options" + strings.Repeat(" $x", times), strings.Repeat("options $x\n", times)} {
+			if err := parseBLS("1", text).expand(env); !errors.Is(err, want) {
+				t.Errorf("an entry of the Boot Loader Specification with a variable %d times: %v, want %v", times, err, want)
+			}
+		}
 	}
 }
 

@@ -16,7 +16,8 @@
 // of an entry the first. That is what the files of grub-mkconfig mean on their first boot.
 //
 // An image is not trusted. Whatever it holds, it costs no more memory than the files that are asked for, none of which
-// may be larger than its file system or [MaxFile], and no more work than reading them.
+// may be larger than its file system or [MaxFile], and no more work than reading them. Variables in one of them stand for
+// at most as much as it may be long.
 //
 // Sources: Linux Documentation/filesystems/ext4 ("ext4 docs"); UEFI 2.10, 5.3 (GPT); GNU GRUB manual 2.06;
 // UAPI.1 Boot Loader Specification; SYSLINUX configuration.

@@ -143,7 +143,11 @@ func (d *search) grub(v *volume) (*found, error) {
 		if err != nil {
 			return nil, err
 		}
-		if e := parseGrub(string(text), env); e != nil {
+		e, err := parseGrub(string(text), env)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if e != nil {
 			return &found{*e, v, name}, nil
 		}
 	}
@@ -162,7 +166,8 @@ func (v *volume) grubenv() (map[string]string, error) {
 
 // bls looks for entries of the Boot Loader Specification.
 func (d *search) bls(v *volume) (*found, error) {
-	const maxEntries = 256
+	// Of each, all is kept until one is chosen.
+	const maxEntries, maxEntry = 256, 64 << 10
 	for _, dir := range []string{"/boot/loader", "/loader"} {
 		names, err := v.list(dir + "/entries")
 		if errors.Is(err, fs.ErrNotExist) {
@@ -180,11 +185,11 @@ func (d *search) bls(v *volume) (*found, error) {
 			if !ok || len(entries) == maxEntries {
 				continue
 			}
-			text, _, err := v.file(dir+"/entries/"+name, maxConfig)
+			text, _, err := v.file(dir+"/entries/"+name, maxEntry)
 			if err != nil {
 				return nil, err
 			}
-			if e := parseBLS(id, string(text), env); e.kernel != "" {
+			if e := parseBLS(id, string(text)); e.kernel != "" {
 				entries = append(entries, e)
 			}
 		}
@@ -194,7 +199,11 @@ func (d *search) bls(v *volume) (*found, error) {
 			return nil, err
 		}
 		if e := chooseBLS(entries, blsDefault(string(conf)), env["saved_entry"]); e != nil {
-			return &found{e.entry, v, fmt.Sprintf("%s/entries/%s.conf", dir, e.id)}, nil
+			name := fmt.Sprintf("%s/entries/%s.conf", dir, e.id)
+			if err := e.expand(env); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			return &found{e.entry, v, name}, nil
 		}
 	}
 	return nil, nil

@@ -311,10 +311,17 @@ func FuzzConfigurations(f *testing.F) {
 	f.Add("submenu a {menuentry \"b${c\" --id 'd\\")
 	f.Add("label a\nkernel b\nappend initrd=c d\nmenu default")
 	f.Add("linux a\noptions $b c\nversion 1.2~3")
+	f.Add("b=$b$b\nb=c\nlinux a\noptions $b $b\noptions d")
 	f.Fuzz(func(t *testing.T, text string) {
-		parseGrub(text, parseGrubenv(text))
+		env := parseGrubenv(text)
+		if e, err := parseGrub(text, env); e != nil && err != nil || e != nil && len(e.cmdline) > len(text)*3+maxConfig {
+			t.Errorf("%v, %v", e, err)
+		}
 		parseExtlinux(text)
-		a, b := parseBLS(text, text, nil), parseBLS("1", "version 1", nil)
+		a, b := parseBLS(text, text), parseBLS("1", "version 1")
+		if err := a.expand(env); len(a.cmdline) > maxConfig || err != nil && a.cmdline != "" {
+			t.Errorf("a command line of %d bytes, %v", len(a.cmdline), err)
+		}
 		if compareBLS(a, b) != -compareBLS(b, a) || compareBLS(a, a) != 0 {
 			t.Error("the order of entries is none")
 		}

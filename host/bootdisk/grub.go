@@ -1,6 +1,7 @@
 package bootdisk
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +24,7 @@ type grubItem struct {
 }
 
 // parseGrub reads grub.cfg. env is what grubenv holds. It returns nil if the default entry starts no Linux.
-func parseGrub(text string, env map[string]string) *entry {
+func parseGrub(text string, env map[string]string) (*entry, error) {
 	s := grubScript{text: text, vars: map[string]string{}}
 	for name, value := range env {
 		s.vars[name] = value
@@ -62,9 +63,12 @@ func parseGrub(text string, env map[string]string) *entry {
 			open = append(open, item)
 		}
 	}
+	if s.expanded > maxConfig {
+		return nil, fmt.Errorf("%w: its variables stand for more than %d bytes", errDamaged, maxConfig)
+	}
 	item := root.choose(s.vars["default"])
 	if len(item.linux) == 0 {
-		return nil
+		return nil, nil
 	}
 	e := &entry{title: item.title, kernel: grubPath(item.linux[0])}
 	for _, path := range item.initrd {
@@ -77,7 +81,7 @@ func parseGrub(text string, env map[string]string) *entry {
 		}
 	}
 	e.cmdline = strings.Join(args, " ")
-	return e
+	return e, nil
 }
 
 // newGrubItem makes an item of what stands between "menuentry" and "{".
@@ -130,11 +134,12 @@ func grubPath(path string) string {
 
 // grubScript splits a script into commands and their words (GRUB manual, "Shell-like scripting").
 type grubScript struct {
-	text string
-	vars map[string]string
+	text     string
+	vars     map[string]string
+	expanded int // bytes that variables stood for: a few that are made of each other can stand for any number
 }
 
-func (s *grubScript) more() bool { return s.text != "" }
+func (s *grubScript) more() bool { return s.text != "" && s.expanded <= maxConfig }
 
 // assign carries out NAME=VALUE, unless the value is empty.
 func (s *grubScript) assign(args []string) {
@@ -197,7 +202,11 @@ func (s *grubScript) word() string {
 				b.WriteByte(s.text[0])
 			}
 		case c == '$' && quote != '\'':
-			b.WriteString(s.variable())
+			value := s.variable()
+			if s.expanded += len(value); s.expanded > maxConfig {
+				return b.String()
+			}
+			b.WriteString(value)
 			continue
 		default:
 			b.WriteByte(c)
