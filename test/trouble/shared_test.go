@@ -2,10 +2,15 @@ package trouble
 
 import (
 	"context"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ftvm/test/harness"
 	"ftvm/test/need"
@@ -95,4 +100,38 @@ func TestSharedDiskFails(t *testing.T) {
 	ends(t, ctx, p.Backup, 3)
 	says(t, ctx, p.Primary, 0, path, "no space left on device")
 	told(t, console(t, p))
+}
+
+// TestSharedDiskIsLetGo: a primary hands over as its own disk is full, and cannot end, as nobody reads its console. It does not keep the shared
+// disk from the survivor for long.
+func TestSharedDiskIsLetGo(t *testing.T) {
+	ctx := begin(t)
+	own, shared := small(t, ctx, early).path, image(t, ctx, t.TempDir())+",shared"
+	args := append(need.Guest(t, "initrd.gz", "disk"), "--disk", shared)
+	fifo := filepath.Join(t.TempDir(), "console")
+	check(t, unix.Mkfifo(fifo, 0o600))
+	f, err := os.OpenFile(fifo, os.O_RDWR, 0) // whoever opens only one side waits for the other
+	check(t, err)
+	defer f.Close()
+	room, err := unix.FcntlInt(f.Fd(), unix.F_GETPIPE_SZ, 0)
+	check(t, err)
+	_, err = f.Write(make([]byte, room)) // not a byte more gets in
+	check(t, err)
+	primary, err := lab.StartProgram("primary", "/bin/sh", slices.Concat([]string{"-c", `exec "$0" "$@" >` + fifo, lab.Binary(),
+		"primary", "--listen", "127.0.0.1:0", "--disk", own, "--suspect", "100"}, args)...)
+	check(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(primary.Transcript())
+		}
+	})
+	said, err := primary.Messages.AwaitText(ctx, "waiting for the backup")
+	check(t, err)
+	_, addr, _ := strings.Cut(strings.TrimSuffix(said.Text, ")"), "address ")
+	backup, err := lab.StartBackup(addr, image(t, ctx, t.TempDir()), args...)
+	check(t, err)
+	says(t, ctx, primary, 0, "this replica failed and cannot stop")
+	ends(t, ctx, primary, 1)
+	ends(t, ctx, backup, 0)
+	says(t, ctx, backup, 0, "this replica is the primary now")
 }
