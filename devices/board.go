@@ -18,7 +18,7 @@ type Config struct {
 
 // Disk is one virtio-blk device.
 type Disk struct {
-	SizeBytes uint64 // a multiple of SectorSize, and not 0
+	SizeBytes uint64 // a multiple of vmm.SectorSize, and not 0
 	ReadOnly  bool   // the guest's writes fail
 	Serial    string // at most 20 bytes; what the guest sees as the disk's ID
 	Shared    bool   // all hosts reach it; vmm.Output.Shared of its requests
@@ -39,8 +39,8 @@ func (c Config) Validate() error {
 			len(c.Disks), len(c.NICs), MaxDevices)
 	}
 	for i, d := range c.Disks {
-		if d.SizeBytes == 0 || d.SizeBytes%SectorSize != 0 {
-			return fmt.Errorf("devices: disk %d: size %d is not a positive multiple of %d bytes", i, d.SizeBytes, SectorSize)
+		if d.SizeBytes == 0 || d.SizeBytes%vmm.SectorSize != 0 {
+			return fmt.Errorf("devices: disk %d: size %d is not a positive multiple of %d bytes", i, d.SizeBytes, vmm.SectorSize)
 		}
 		if len(d.Serial) > blkIDSize {
 			return fmt.Errorf("devices: disk %d: serial %q is longer than %d bytes", i, d.Serial, blkIDSize)

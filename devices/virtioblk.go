@@ -33,9 +33,6 @@ const (
 )
 
 const (
-	// SectorSize is the unit of a disk's size and of its requests.
-	SectorSize = 512
-
 	blkHeaderSize = 16 // type, reserved, sector
 	blkIDSize     = 20
 	blkRangeSize  = 16 // struct virtio_blk_discard_write_zeroes: sector, num_sectors, flags
@@ -97,22 +94,22 @@ type blkRequest struct {
 
 // newVirtioBlk makes disk number index, in the given slot. Its outputs go to emit.
 func newVirtioBlk(ram *vmm.RAM, slot int, index uint32, disk Disk, emit func(vmm.Output)) *virtioBlk {
-	d := &virtioBlk{index: index, sectors: disk.SizeBytes / SectorSize, readOnly: disk.ReadOnly, shared: disk.Shared, emit: emit}
+	d := &virtioBlk{index: index, sectors: disk.SizeBytes / vmm.SectorSize, readOnly: disk.ReadOnly, shared: disk.Shared, emit: emit}
 	copy(d.serial[:], disk.Serial)
 	features := uint64(blkSizeMax | blkSegMax | blkBlkSize | blkFlush)
 	config := make([]byte, 60) // struct virtio_blk_config up to write_zeroes_may_unmap (5.2.4)
 	binary.LittleEndian.PutUint64(config[0:], d.sectors)
 	binary.LittleEndian.PutUint32(config[8:], blkMaxSegment)
 	binary.LittleEndian.PutUint32(config[12:], blkMaxSegments)
-	binary.LittleEndian.PutUint32(config[20:], SectorSize)
+	binary.LittleEndian.PutUint32(config[20:], vmm.SectorSize)
 	if d.readOnly {
 		features |= blkRO
 	} else {
 		features |= blkDiscard | blkWriteZeroes
-		binary.LittleEndian.PutUint32(config[36:], blkMaxZeroed/SectorSize)
+		binary.LittleEndian.PutUint32(config[36:], blkMaxZeroed/vmm.SectorSize)
 		binary.LittleEndian.PutUint32(config[40:], 1) // max_discard_seg
-		binary.LittleEndian.PutUint32(config[44:], blkDiscardUnit/SectorSize)
-		binary.LittleEndian.PutUint32(config[48:], blkMaxZeroed/SectorSize)
+		binary.LittleEndian.PutUint32(config[44:], blkDiscardUnit/vmm.SectorSize)
+		binary.LittleEndian.PutUint32(config[48:], blkMaxZeroed/vmm.SectorSize)
 		binary.LittleEndian.PutUint32(config[52:], 1) // max_write_zeroes_seg
 		config[56] = 1                                // write_zeroes_may_unmap
 	}
@@ -181,7 +178,7 @@ func (d *virtioBlk) start(c *chain) {
 		pull(d.ram, payload, r.lent)
 	}
 	r.data = slices.Clone(r.data)
-	d.issue(r, sector*SectorSize)
+	d.issue(r, sector*vmm.SectorSize)
 }
 
 const (
@@ -238,7 +235,7 @@ func (d *virtioBlk) zeroed(kind uint32, payload []segment) (op vmm.DiskOp, secto
 	default:
 		return 0, 0, 0, blkUnsupported
 	}
-	length = uint64(binary.LittleEndian.Uint32(p[8:])) * SectorSize
+	length = uint64(binary.LittleEndian.Uint32(p[8:])) * vmm.SectorSize
 	if length > blkMaxZeroed {
 		return 0, 0, 0, vmm.DiskError
 	}
@@ -247,8 +244,8 @@ func (d *virtioBlk) zeroed(kind uint32, payload []segment) (op vmm.DiskOp, secto
 
 // holds reports whether the disk has length bytes, which are whole sectors and not none, at sector.
 func (d *virtioBlk) holds(sector, length uint64) bool {
-	return length > 0 && length%SectorSize == 0 &&
-		sector <= d.sectors && length/SectorSize <= d.sectors-sector
+	return length > 0 && length%vmm.SectorSize == 0 &&
+		sector <= d.sectors && length/vmm.SectorSize <= d.sectors-sector
 }
 
 // issue sends r out of the machine: offset in bytes.

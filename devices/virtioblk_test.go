@@ -33,7 +33,7 @@ func (d *driver) request(kind uint32, sector uint64, data []byte, n uint32) (at 
 // statusAt is the status byte of the request that request put at `at`; 0xEE is none yet.
 func (d *driver) statusAt(at vmm.GPA) uint8 { return d.read(at+0x10, 1)[0] }
 
-func sector(fill byte) []byte { return bytes.Repeat([]byte{fill}, SectorSize) }
+func sector(fill byte) []byte { return bytes.Repeat([]byte{fill}, vmm.SectorSize) }
 
 func TestBlkRequests(t *testing.T) {
 	g := newGuest(t, testDisk)
@@ -261,7 +261,7 @@ func TestBlkLimit(t *testing.T) {
 
 // TestBlkZeroed discards and writes zeroes.
 func TestBlkZeroed(t *testing.T) {
-	const size = blkMaxZeroed/SectorSize + 100 // sectors
+	const size = blkMaxZeroed/vmm.SectorSize + 100 // sectors
 	for _, tt := range []struct {
 		what    string
 		kind    uint32
@@ -286,7 +286,7 @@ func TestBlkZeroed(t *testing.T) {
 			if readOnly && tt.op != 0 {
 				tt.op, tt.status = 0, vmm.DiskError
 			}
-			g := newGuest(t, Disk{SizeBytes: size * SectorSize, ReadOnly: readOnly, Shared: true})
+			g := newGuest(t, Disk{SizeBytes: size * vmm.SectorSize, ReadOnly: readOnly, Shared: true})
 			d := g.probe(1).start(blkFlush, 8)
 			p := binary.LittleEndian.AppendUint64(nil, tt.sector)
 			p = binary.LittleEndian.AppendUint32(p, tt.sectors)
@@ -298,8 +298,8 @@ func TestBlkZeroed(t *testing.T) {
 				}
 				continue
 			}
-			want := []vmm.Output{{Kind: vmm.OutputDisk, Op: tt.op, Offset: tt.sector * SectorSize,
-				Length: uint64(tt.sectors) * SectorSize, Shared: true}}
+			want := []vmm.Output{{Kind: vmm.OutputDisk, Op: tt.op, Offset: tt.sector * vmm.SectorSize,
+				Length: uint64(tt.sectors) * vmm.SectorSize, Shared: true}}
 			if !reflect.DeepEqual(out, want) || g.b.disks[0].inFlight != 0 {
 				t.Errorf("%s: sent %+v, want %+v; %d bytes in flight", tt.what, out, want, g.b.disks[0].inFlight)
 			}

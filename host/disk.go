@@ -13,10 +13,9 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-)
 
-// SectorSize is the unit of a disk's size (virtio 1.2, 5.2.4).
-const SectorSize = 512
+	"ftvm/vmm"
+)
 
 // ErrInUse is wrapped by OpenDisk's error if another process has the image open.
 var ErrInUse = errors.New("in use by another process")
@@ -172,13 +171,13 @@ func (d *Disk) measure() error {
 	switch {
 	case d.size == 0:
 		return fmt.Errorf("is empty: remove it and create one with: ftvm disk create %s --size 64M", d.path)
-	case d.size%SectorSize != 0:
-		return fmt.Errorf("its size, %d bytes, is not a multiple of %d: is it a raw image, and complete?", d.size, SectorSize)
+	case d.size%vmm.SectorSize != 0:
+		return fmt.Errorf("its size, %d bytes, is not a multiple of %d: is it a raw image, and complete?", d.size, vmm.SectorSize)
 	}
 	return nil
 }
 
-// Size is the disk's size in bytes, a multiple of SectorSize.
+// Size is the disk's size in bytes, a multiple of vmm.SectorSize.
 func (d *Disk) Size() uint64 { return d.size }
 
 // ReadAt reads the image as it is now, without what was submitted and is not done yet.
@@ -194,8 +193,8 @@ func CreateDisk(path string, size uint64) error {
 }
 
 func createDisk(path string, size uint64) error {
-	if size == 0 || size%SectorSize != 0 || size > math.MaxInt64 {
-		return fmt.Errorf("a size of %s: want a multiple of %d bytes", FormatSize(size), SectorSize)
+	if size == 0 || size%vmm.SectorSize != 0 || size > math.MaxInt64 {
+		return fmt.Errorf("a size of %s: want a multiple of %d bytes", FormatSize(size), vmm.SectorSize)
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, fs.ErrExist) {

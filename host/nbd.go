@@ -124,7 +124,7 @@ func probeNBD(ctx context.Context, a NBDAddress) (e nbdExport, err error) {
 	return c.export, c.disconnect()
 }
 
-// Size is the disk's size in bytes, a multiple of SectorSize.
+// Size is the disk's size in bytes, a multiple of vmm.SectorSize.
 func (n *NBD) Size() uint64 { return n.size }
 
 // Acquire connects to the server, and waits until it is admitted. The connection is kept until Close, or until the process ends.

@@ -719,7 +719,7 @@ func FuzzNBDServer(f *testing.F) {
 		if c.negotiate("e", nbdOptGo) != nil || c.export.check(false, 0) != nil {
 			return
 		}
-		if c.export.size%SectorSize != 0 || c.export.maxPayload < SectorSize {
+		if c.export.size%vmm.SectorSize != 0 || c.export.maxPayload < vmm.SectorSize {
 			t.Fatalf("accepted %+v", c.export)
 		}
 		_, _, _ = c.reply()

@@ -212,10 +212,10 @@ func (e *nbdExport) learn(kind uint16, data []byte) (must bool, err error) {
 		return true, nil
 	case kind == nbdInfoBlockSize && len(data) == 12:
 		least, most := binary.BigEndian.Uint32(data), binary.BigEndian.Uint32(data[8:])
-		if least > SectorSize || most < SectorSize {
-			return false, refuse("the server wants requests of %d to %d bytes, a guest's have %d or more", least, most, SectorSize)
+		if least > vmm.SectorSize || most < vmm.SectorSize {
+			return false, refuse("the server wants requests of %d to %d bytes, a guest's have %d or more", least, most, vmm.SectorSize)
 		}
-		e.maxPayload = min(maxPayload, uint64(most)/SectorSize*SectorSize)
+		e.maxPayload = min(maxPayload, uint64(most)/vmm.SectorSize*vmm.SectorSize)
 	}
 	return false, nil
 }
@@ -233,8 +233,8 @@ func (e *nbdExport) check(readOnly bool, size uint64) error {
 	switch {
 	case size != 0 && e.size != size:
 		return refuse("its size is %s, not %s", FormatSize(e.size), FormatSize(size))
-	case e.size == 0 || e.size%SectorSize != 0 || e.size > 1<<63:
-		return refuse("its size, %d bytes, is not a multiple of %d", e.size, SectorSize)
+	case e.size == 0 || e.size%vmm.SectorSize != 0 || e.size > 1<<63:
+		return refuse("its size, %d bytes, is not a multiple of %d", e.size, vmm.SectorSize)
 	case readOnly:
 	case e.flags&nbdHasReadOnly != 0:
 		return refuse("it is read-only: give it to the guest as such, with ,ro")

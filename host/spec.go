@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/url"
 	"strings"
+
+	"ftvm/vmm"
 )
 
 // DiskSpec is what --disk asks for.
@@ -63,8 +65,8 @@ func parseDisk(s string) (d DiskSpec, err error) {
 		case key == "serial" && valued:
 			d.Serial, err = value, checkSerial(value)
 		case key == "size" && valued && d.Path == "":
-			if d.Size, err = ParseSize(value); err == nil && (d.Size == 0 || d.Size%SectorSize != 0) {
-				err = fmt.Errorf("size %s is not a multiple of %d bytes", value, SectorSize)
+			if d.Size, err = ParseSize(value); err == nil && (d.Size == 0 || d.Size%vmm.SectorSize != 0) {
+				err = fmt.Errorf("size %s is not a multiple of %d bytes", value, vmm.SectorSize)
 			}
 		default:
 			err = fmt.Errorf("unknown %q", field)

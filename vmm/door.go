@@ -90,6 +90,9 @@ const (
 	OutputFrame
 )
 
+// SectorSize is the unit of a disk's size and of its requests, in bytes (virtio 1.2, 5.2.4).
+const SectorSize = 512
+
 // DiskOp is the operation of a disk request.
 type DiskOp uint8
 

@@ -226,6 +226,9 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 			log.Warn(fmt.Sprintf("the guest tried %s, which this CPU does not have (#UD)", name), "times", report.Undefined[name])
 		}
 	}
+	for _, t := range v.taps {
+		report.Dropped = append(report.Dropped, t.Dropped())
+	}
 	if r.stats != "" {
 		err = errors.Join(err, writeStats(r.stats, report))
 	}
@@ -294,6 +297,8 @@ type stats struct {
 	pair.Report
 	// Undefined counts, by name, the guest's instructions that the engine does not have.
 	Undefined map[string]uint64 `json:"undefined_instructions,omitempty"`
+	// Dropped counts, by network interface, the frames in both directions that this host lost.
+	Dropped []uint64 `json:"frames_dropped,omitempty"`
 }
 
 func writeStats(path string, report stats) error {
