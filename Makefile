@@ -50,7 +50,7 @@ conformance: ## every engine against the contract, soft against this host's CPU;
 
 .PHONY: demo
 demo: build ## primary, backup, SIGKILL, takeover: watch it
-	$(GO) run ./test/demo
+	FTVM_BIN=$(CURDIR)/ftvm $(GO) run ./test/demo
 
 .PHONY: sim
 sim: ## the protocol under injected faults; SEEDS=n
@@ -65,8 +65,8 @@ failover: ## real processes and SIGKILL at random moments; KILLS=n
 	$(GO) test $(LONG) ./test/failover -v -run TestKills -kills=$(KILLS)
 
 .PHONY: bench
-bench: ## replicated against plain, time to take over, engine soft against QEMU; TESTFLAGS="-only linux" (see test/bench/doc.go)
-	$(GO) run ./test/bench $(TESTFLAGS)
+bench: build ## replicated against plain, time to take over, engine soft against QEMU; TESTFLAGS="-only linux" (see test/bench/doc.go)
+	FTVM_BIN=$(CURDIR)/ftvm $(GO) run ./test/bench $(TESTFLAGS)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each
