@@ -243,13 +243,16 @@ func operate(ctx context.Context, g *guestFlags, r *replicaFlags, s start) (err 
 	return epilogue(log, end, report.Report)
 }
 
-// letGo ends the process if its replica failed and something keeps it from ending: a disk that does not answer, a console that
-// nobody reads, the machine itself. As long as the process is there, it keeps the shared disks that the other replica waits for.
+// leaveTime is how long a replica that failed has for its last words, and for what it writes of itself.
+const leaveTime = 2 * time.Second
+
+// letGo ends the process of a primary that failed if something keeps it from ending: a disk that does not answer, a console that
+// nobody reads, the machine itself. As long as the process is there, it keeps the shared disks that the backup waits for.
 func (r *replicaFlags) letGo(n *pair.Node, log *slog.Logger) {
-	if n.Failed() == nil {
+	if role, err := n.Failed(); err == nil || role == replica.Backup {
 		return
 	}
-	time.Sleep(min(r.stuck, r.acquire/2))
+	time.Sleep(max(leaveTime, min(r.stuck, r.acquire/2)))
 	log.Error("this replica failed and cannot stop: the process ends as it is, so that its shared disks are free")
 	os.Exit(exitTrouble)
 }

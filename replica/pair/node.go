@@ -288,12 +288,12 @@ func (n *Node) isOver() bool {
 	}
 }
 
-// Failed waits until this replica has stopped, which is before Run returns, and returns what trouble made it stop; nil for none.
-func (n *Node) Failed() error {
+// Failed waits until this replica has stopped, which is before Run returns. It returns what it was, and what trouble made it stop; nil for none.
+func (n *Node) Failed() (replica.Role, error) {
 	<-n.over
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.core.Result()
+	return n.role, n.core.Result()
 }
 
 // Quit ends the virtual machine (on a backup: only this replica). Any goroutine may call it.
