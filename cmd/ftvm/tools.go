@@ -24,7 +24,10 @@ func versionText() string {
 		return version
 	}
 	text, modified := "(unknown version)", ""
-	info, _ := debug.ReadBuildInfo()
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return text
+	}
 	for _, s := range info.Settings {
 		switch {
 		case s.Key == "vcs.revision":

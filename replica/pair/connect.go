@@ -20,10 +20,10 @@ func newSession() []byte {
 	return s
 }
 
-// install makes l the present connection, unless the session that it was made for is over.
-func (n *Node) install(l *link, session []byte) {
+// install makes l the present connection, unless the session that it was made for is over, which it reports by false.
+func (n *Node) install(l *link, session []byte) bool {
 	box := newOutbox(l, &n.stats.shipped)
-	var conn uint64                // none
+	var conn uint64
 	n.step(func(c *replica.Core) { // in one step: connections that come together keep their order
 		if !bytes.Equal(session, n.session) {
 			return
@@ -39,12 +39,13 @@ func (n *Node) install(l *link, session []byte) {
 			box.close()
 		}
 	})
-	if conn == 0 {
+	if conn == 0 { // it is over
 		box.close()
 		l.Close()
-		return
+		return false
 	}
 	go n.read(l, box, conn)
+	return true
 }
 
 // read hands the core what the peer says, up to its last word.
@@ -109,8 +110,9 @@ func (n *Node) welcome(c net.Conn) {
 		n.opt.Log.Warn("turned away a peer", "peer", c.RemoteAddr(), "reason", err)
 		return
 	}
-	n.install(l, session)
-	n.opt.Log.Info("the backup is here", "peer", c.RemoteAddr())
+	if n.install(l, session) {
+		n.opt.Log.Info("the backup is here", "peer", c.RemoteAddr())
+	}
 }
 
 // admit decides on a backup: a new one only before the machine runs, later only the same.

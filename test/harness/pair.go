@@ -85,15 +85,21 @@ func (l *Lab) StartPrimary(ctx context.Context, image string, args ...string) (*
 	if err != nil {
 		return nil, "", err
 	}
+	addr, err := p.Address(ctx)
+	return p, addr, err
+}
+
+// Address awaits that a primary listens, and returns where.
+func (p *Process) Address(ctx context.Context) (string, error) {
 	said, err := p.Messages.AwaitText(ctx, "waiting for the backup")
 	if err != nil {
-		return p, "", fmt.Errorf("%w\n%s", err, p.Transcript())
+		return "", fmt.Errorf("%w\n%s", err, p.Transcript())
 	}
 	at := listening.FindStringSubmatch(said.Text)
 	if at == nil {
-		return p, "", fmt.Errorf("%q: %w", said.Text, errNoAddress)
+		return "", fmt.Errorf("%q: %w", said.Text, errNoAddress)
 	}
-	return p, at[1], nil
+	return at[1], nil
 }
 
 // StartBackup starts a backup of the primary at addr.

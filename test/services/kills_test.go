@@ -96,7 +96,7 @@ type outcome struct {
 func killOnce(image string, s scenario) (o outcome) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	p, err := startPair(ctx, lab, image, args(s.writes)...)
+	p, err := startPair(ctx, image, args(s.writes)...)
 	if err == nil {
 		err = s.run(ctx, p, &o)
 	}

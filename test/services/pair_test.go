@@ -19,7 +19,6 @@ import (
 // pair is a primary and a backup on two hosts that run the guest.
 type pair struct {
 	*world
-	lab      *harness.Lab
 	replicas [2]*harness.Process
 	again    *harness.Process // the guest that boot booted
 	images   [2]string
@@ -30,8 +29,8 @@ type pair struct {
 var machine = []string{"--engine", "soft", "--mem", "512M", "--net", "tap=ftvm0,bridge=" + bridge}
 
 // startPair boots the guest on two hosts. On an error the pair holds what was started.
-func startPair(ctx context.Context, lab *harness.Lab, image string, args ...string) (p *pair, err error) {
-	p = &pair{lab: lab}
+func startPair(ctx context.Context, image string, args ...string) (p *pair, err error) {
+	p = &pair{}
 	if p.dir, err = os.MkdirTemp("", "ftvm-services-"); err != nil {
 		return p, err
 	}
@@ -72,7 +71,7 @@ func startPair(ctx context.Context, lab *harness.Lab, image string, args ...stri
 // boot boots the guest from what is on host i's image, without a backup.
 func (p *pair) boot(ctx context.Context, i int) error {
 	err := p.hosts[i].Do(func() (err error) {
-		p.again, err = p.lab.Start("again", append([]string{"run", "--disk", p.images[i]}, machine...)...)
+		p.again, err = lab.Start("again", append([]string{"run", "--disk", p.images[i]}, machine...)...)
 		return err
 	})
 	if err != nil {
@@ -89,7 +88,7 @@ func (p *pair) boot(ctx context.Context, i int) error {
 // start starts a pair for a test that nothing dies in, and removes it afterwards.
 func start(ctx context.Context, t *testing.T, args ...string) *pair {
 	t.Helper()
-	p, err := startPair(ctx, lab, image(t), args...)
+	p, err := startPair(ctx, image(t), args...)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(p.transcript())
@@ -169,7 +168,7 @@ func command(ctx context.Context, also int, name string, args ...string) error {
 
 // remove kills what still runs and removes what is left of the pair.
 func (p *pair) remove() error {
-	p.lab.KillAll()
+	lab.KillAll()
 	var err error
 	if p.world != nil {
 		err = p.world.close()

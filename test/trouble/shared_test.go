@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -125,9 +124,8 @@ func TestSharedDiskIsLetGo(t *testing.T) {
 			t.Log(primary.Transcript())
 		}
 	})
-	said, err := primary.Messages.AwaitText(ctx, "waiting for the backup")
+	addr, err := primary.Address(ctx)
 	check(t, err)
-	_, addr, _ := strings.Cut(strings.TrimSuffix(said.Text, ")"), "address ")
 	backup, err := lab.StartBackup(addr, image(t, ctx, t.TempDir()), args...)
 	check(t, err)
 	says(t, ctx, primary, 0, "this replica failed and cannot stop")
