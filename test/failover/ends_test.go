@@ -201,3 +201,16 @@ func TestTranscript(t *testing.T) {
 		}
 	}
 }
+
+// TestBackupDiesEarly: a backup dies after it was let in and before its first word, without which the machine does not
+// begin. The primary waits for another one, and nothing is lost.
+func TestBackupDiesEarly(t *testing.T) {
+	ctx := begin(t)
+	s := scenario{victim: backup, moment: midEpoch, network: 20 * time.Millisecond, args: []string{"--cmdline", "period=1"}}
+	_, p, err := s.run(ctx, lab)
+	if err != nil {
+		t.Errorf("%v\n%s", err, p.Transcript())
+	}
+	said(t, p.Primary, "waiting for another backup")
+	check(t, p.Remove())
+}

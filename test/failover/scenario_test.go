@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"ftvm/test/harness"
@@ -106,16 +107,16 @@ func (s scenario) run(ctx context.Context, lab *harness.Lab) (outcome, *harness.
 }
 
 func (s scenario) kill(ctx context.Context, lab *harness.Lab, p *harness.Pair) (o outcome, err error) {
-	dies, survivor := p.Primary, p.Backup
-	if s.victim == backup {
-		dies, survivor = p.Backup, p.Primary
-	}
 	if err := s.await(ctx, p); err != nil {
 		return o, err
 	}
 	if s.moment != midTakeover {
 		pass(s.delay)
 	}
+	if s.victim == backup {
+		return s.killBackup(ctx, lab, p)
+	}
+	dies, survivor := p.Primary, p.Backup
 	killed := dies.Kill()
 	if s.moment == midTakeover {
 		pass(s.delay)
@@ -131,7 +132,7 @@ func (s scenario) kill(ctx context.Context, lab *harness.Lab, p *harness.Pair) (
 	if err := finish(ctx, p, dies, survivor); err != nil {
 		return o, err
 	}
-	if o.Verdict, err = lab.Judge(ctx, p, dies); err != nil || dies == p.Backup || s.network > 0 {
+	if o.Verdict, err = lab.Judge(ctx, p, dies); err != nil || s.network > 0 {
 		return o, err
 	}
 	stats, err := survivor.Stats()
@@ -142,6 +143,38 @@ func (s scenario) kill(ctx context.Context, lab *harness.Lab, p *harness.Pair) (
 	o.firstInstruction = time.Unix(0, stats.Takeover.FirstInstructionNs).Sub(killed)
 	o.newTxn = o.NewTxn.Sub(killed)
 	return o, nil
+}
+
+// killBackup kills the backup. If that was before the guest's first instruction, the primary waits for another
+// backup: it comes, and is killed later.
+func (s scenario) killBackup(ctx context.Context, lab *harness.Lab, p *harness.Pair) (o outcome, err error) {
+	read := 0 // bytes of the primary's messages
+	for delay := s.delay; ; {
+		p.Backup.Kill()
+		if err := p.Backup.WaitFor(ctx, harness.Killed); err != nil {
+			return o, err
+		}
+		l, err := p.Primary.Messages.Await(ctx, read, func(l harness.Line) bool {
+			return strings.Contains(l.Text, "going on alone") || strings.Contains(l.Text, "waiting for another backup")
+		})
+		if err != nil {
+			return o, fmt.Errorf("awaiting that the primary misses its backup: %w", err)
+		}
+		if strings.Contains(l.Text, "going on alone") {
+			break
+		}
+		read = l.End
+		if err := lab.AddBackup(ctx, p); err != nil {
+			return o, err
+		}
+		delay += 2*s.network + time.Millisecond
+		pass(delay)
+	}
+	if err := finish(ctx, p, p.Backup, p.Primary); err != nil {
+		return o, err
+	}
+	o.Verdict, err = lab.Judge(ctx, p, p.Backup)
+	return o, err
 }
 
 // await waits until the guest has done what is to go before the kill.

@@ -27,7 +27,7 @@ func newLink(primary string, delay time.Duration) (*link, error) {
 
 func (l *link) addr() string { return l.ln.Addr().String() }
 
-// close cuts the link, and waits until nothing of it is left. Both ends must be dead.
+// close cuts the link, and waits until nothing of it is left. One end must be dead.
 func (l *link) close() {
 	l.ln.Close()
 	l.done.Wait()

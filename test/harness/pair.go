@@ -19,6 +19,7 @@ type Pair struct {
 	// Addr is where the primary listens.
 	Addr string
 
+	opt  PairOptions
 	dir  string
 	link *link // nil if there is nothing between the two
 }
@@ -43,7 +44,7 @@ var patience = []string{"--suspect", "100"}
 // StartPair makes two images and starts a pair on a free port of the loopback interface. It
 // returns when both know of each other. On an error the pair may hold what was started.
 func (l *Lab) StartPair(ctx context.Context, o PairOptions) (*Pair, error) {
-	p := &Pair{}
+	p := &Pair{opt: o}
 	var err error
 	if p.dir, err = os.MkdirTemp(l.dir, "pair-"); err != nil {
 		return p, err
@@ -57,21 +58,31 @@ func (l *Lab) StartPair(ctx context.Context, o PairOptions) (*Pair, error) {
 	if p.Primary, p.Addr, err = l.StartPrimary(ctx, p.Images[0], o.Args...); err != nil {
 		return p, err
 	}
+	if err = l.AddBackup(ctx, p); err != nil {
+		return p, err
+	}
+	_, err = p.Primary.Messages.AwaitText(ctx, "the backup is here")
+	return p, err
+}
+
+// AddBackup starts a backup for the pair's primary, which has none, and waits until it follows. If there was one before, it must be dead.
+func (l *Lab) AddBackup(ctx context.Context, p *Pair) error {
 	addr := p.Addr
-	if o.Delay > 0 {
-		if p.link, err = newLink(p.Addr, o.Delay); err != nil {
-			return p, err
+	if p.link != nil {
+		p.link.close()
+	}
+	var err error
+	if p.opt.Delay > 0 {
+		if p.link, err = newLink(p.Addr, p.opt.Delay); err != nil {
+			return err
 		}
 		addr = p.link.addr()
 	}
-	if p.Backup, err = l.StartBackup(addr, p.Images[1], o.Args...); err != nil {
-		return p, err
-	}
-	if _, err = p.Primary.Messages.AwaitText(ctx, "the backup is here"); err != nil {
-		return p, err
+	if p.Backup, err = l.StartBackup(addr, p.Images[1], p.opt.Args...); err != nil {
+		return err
 	}
 	_, err = p.Backup.Messages.AwaitText(ctx, "following the primary")
-	return p, err
+	return err
 }
 
 // errNoAddress is returned if a primary does not say where it listens.
