@@ -43,8 +43,9 @@
 //     that both wait for.
 //   - The client shares the two CPUs with the replicas. A plain guest leaves it one for itself.
 //   - A virtual machine on a shared host cannot see its neighbours. Each CPU has times in which the same work takes a third longer, and a
-//     pair goes at the slower one's speed at each moment. So of two plain guests at once the slower one counts, and besides the ratio of
-//     all parts of a load, which has all that there was, stands that of the fastest ones, which has only what comes each time.
+//     pair goes at the slower one's speed at each moment. So of two plain guests at once the slower one counts in each part of a load, of some
+//     hundred ms; and besides the ratio of all parts, which has all that there was, stands that of the fastest ones, which has only what
+//     comes each time.
 //   - The log is what the kernel counts on the primary's connection to its backup, without headers.
 //   - A takeover is of a guest that computes and has used 200 MiB of its memory, which the kernel frees before the
 //     connection of a killed process closes. A silent death is a SIGSTOP, with heartbeats as by default.

@@ -60,13 +60,11 @@ var clientLoads = []linuxLoad{
 // addedTripUs is how much longer a round trip to a replicated guest should take at most, besides one between the hosts.
 const addedTripUs = 100
 
-// trial is what one run of the guest showed, or the slower of two that ran at once.
+// trial is what one run of the guest showed, or of two that ran at once the slower in each part.
 type trial struct {
-	// Seconds are what each load took, LogBytes what the primary sent to its backup meanwhile.
-	Seconds  map[string]float64 `json:"seconds"`
-	LogBytes map[string]uint64  `json:"log_bytes"`
-	// Fastest is what the fastest part of each load took.
-	Fastest map[string]float64 `json:"fastest_part_seconds"`
+	// Seconds are what the parts of each load took, LogBytes what the primary sent to its backup meanwhile.
+	Seconds  map[string][]float64 `json:"seconds"`
+	LogBytes map[string]uint64    `json:"log_bytes"`
 	// TripUs is the median of a round trip, SlowTripUs what 99 of 100 do not exceed.
 	TripUs     float64 `json:"trip_us"`
 	SlowTripUs float64 `json:"slow_trip_us"`
@@ -149,7 +147,15 @@ func (b *linuxBench) replicated(ctx context.Context) (trial, error) {
 	})
 }
 
-// trial runs guests to their ends. Of several it gives the slower one's time for each load: replicas go at that speed at best.
+// took is how long a load took, in seconds.
+func (t trial) took(load string) (sum float64) {
+	for _, part := range t.Seconds[load] {
+		sum += part
+	}
+	return sum
+}
+
+// trial runs guests to their ends. Of several it gives the slower one's time for each part of a load: replicas go at that speed at best.
 func (b *linuxBench) trial(ctx context.Context, start func() ([]*site, error)) (slower trial, err error) {
 	ctx, cancel := context.WithTimeout(ctx, linuxTime)
 	defer cancel()
@@ -182,8 +188,10 @@ func (b *linuxBench) trial(ctx context.Context, start func() ([]*site, error)) (
 	after, err := readUsage()
 	slower = trials[0]
 	for _, t := range trials[1:] {
-		for load := range slower.Seconds {
-			slower.Seconds[load] = max(slower.Seconds[load], t.Seconds[load])
+		for load, parts := range slower.Seconds {
+			for i := range parts {
+				parts[i] = max(parts[i], t.Seconds[load][i])
+			}
 		}
 		slower.TripUs = max(slower.TripUs, t.TripUs)
 	}
@@ -193,7 +201,7 @@ func (b *linuxBench) trial(ctx context.Context, start func() ([]*site, error)) (
 
 // run follows a guest from its start to its end.
 func (s *site) run(ctx context.Context, t *trial, idle time.Duration) error {
-	t.Seconds, t.LogBytes, t.Fastest = map[string]float64{}, map[string]uint64{}, map[string]float64{}
+	t.Seconds, t.LogBytes = map[string][]float64{}, map[string]uint64{}
 	if err := s.watch(ctx, t); err != nil {
 		return err
 	}
@@ -271,11 +279,7 @@ func (s *site) add(t *trial, load string, begin mark, at time.Time) error {
 	if err != nil {
 		return err
 	}
-	took := end.at.Sub(begin.at).Seconds()
-	t.Seconds[load] += took
-	if fastest, ok := t.Fastest[load]; !ok || took < fastest {
-		t.Fastest[load] = took
-	}
+	t.Seconds[load] = append(t.Seconds[load], end.at.Sub(begin.at).Seconds())
 	t.LogBytes[load] += end.sent - begin.sent
 	return nil
 }
@@ -314,7 +318,7 @@ Linux on engine soft with %d MiB under replication: plain "ftvm run" against "ft
 each; median (lowest to highest). Other programs had %.0f%% of the CPUs meanwhile.
 
   ratio          of wall times, replicated by plain, of neighbouring runs
-  plain twice    the slower of two plain guests at once by one: what is due to sharing this machine
+  plain twice    two plain guests at once, the slower in each part, by one: what is due to sharing this machine
   by two         replicated by two plain guests at once: what is due to replication
   fastest        the fastest of all replicated parts by the fastest plain one: without what neighbours of this host take
   log            what the primary sends to its backup
@@ -355,12 +359,12 @@ Idle, in %% of a CPU: plain %s, primary %s, backup %s. Log: %.0f bytes/s.
 
 // times are what a load took in each trial, in ms.
 func times(all []trial, load string) []float64 {
-	return each(all, func(t trial) float64 { return 1e3 * t.Seconds[load] })
+	return each(all, func(t trial) float64 { return 1e3 * t.took(load) })
 }
 
 // fastest is what the fastest part of a load took, in any trial.
 func fastest(all []trial, load string) float64 {
-	return slices.Min(each(all, func(t trial) float64 { return t.Fastest[load] }))
+	return slices.Min(each(all, func(t trial) float64 { return slices.Min(t.Seconds[load]) }))
 }
 
 func (r *replicatedResult) ratio(of, by []trial, load string) spread {
@@ -372,5 +376,5 @@ func (r *replicatedResult) ratio(of, by []trial, load string) spread {
 }
 
 func (r *replicatedResult) log(load string) float64 {
-	return quantile(each(r.Replicated, func(t trial) float64 { return float64(t.LogBytes[load]) / t.Seconds[load] }), 0.5)
+	return quantile(each(r.Replicated, func(t trial) float64 { return float64(t.LogBytes[load]) / t.took(load) }), 0.5)
 }
