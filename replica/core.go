@@ -18,8 +18,8 @@ type Config struct {
 	// MaxLag is how many epochs the backup's execution may lie behind the primary's; at
 	// the limit the primary waits.
 	MaxLag uint64
-	// MaxWork is how much of what the backup holds it may not have executed yet, in ns that the primary ran, or waited for its disks; beyond
-	// it the primary waits, also within an epoch. It bounds how long a takeover takes. 0 is no limit.
+	// MaxWork is how much the backup's execution may lie behind the primary's, in ns that the primary ran, or waited for its disks; at the limit
+	// the primary waits. It bounds how long a takeover takes. 0 is no limit.
 	MaxWork uint64
 	// SuspectTicks is after how many ticks without a word the peer counts as failed. Ticks
 	// are counted as they are lived through, so a process that was stopped for a while gives its
@@ -243,7 +243,7 @@ func (c *Core) stop(err error) {
 func (c *Core) Next() Task {
 	switch c.role {
 	case Primary:
-		if c.FarAhead() {
+		if c.farAhead() {
 			return Task{Kind: TaskWait} // back-pressure
 		}
 		if c.consoleReleased > c.gate.Left().Console+maxConsole {
@@ -269,20 +269,12 @@ func (c *Core) Next() Task {
 	return Task{Kind: TaskWait}
 }
 
-// FarAhead reports whether this is a primary whose backup's execution is further behind than it may be. The machine is to stand
-// still then, also within an epoch.
-func (c *Core) FarAhead() bool {
-	if c.role != Primary || c.alone || len(c.behind) == 0 {
+// farAhead reports whether the backup's execution is further behind than it may be.
+func (c *Core) farAhead() bool {
+	if c.alone || len(c.behind) == 0 {
 		return false
 	}
-	if uint64(c.opened-min(c.opened, c.verified)) > c.cfg.MaxLag {
-		return true
-	}
-	newest := len(c.behind) - 1
-	if newest > 0 && c.held < c.opened {
-		newest-- // with the answer that is under way the backup tells what it has executed meanwhile
-	}
-	return c.cfg.MaxWork > 0 && c.behind[newest]-c.behind[0] > c.cfg.MaxWork
+	return uint64(c.opened-min(c.opened, c.verified)) > c.cfg.MaxLag || c.cfg.MaxWork > 0 && c.worked-c.behind[0] > c.cfg.MaxWork
 }
 
 // Connected tells that a connection, numbered conn, is up and past its handshake. Each has a
@@ -758,14 +750,14 @@ func (c *Core) Executed() {
 	c.accept()
 }
 
-// nearLimit reports whether a primary that has sent what is here, and has heard of no more than was told, may be at its limit of
-// work. Guest time passes for about as long as it worked, 15/16 at least.
+// nearLimit reports whether a primary that has sent what is here, and has heard of no more than was told, may be close to its
+// limit of work. Guest time passes for about as long as it worked, 15/16 at least.
 func (c *Core) nearLimit() bool {
 	newest := c.time
 	if n := len(c.records); n > 0 {
 		newest = c.records[n-1].Time
 	}
-	return c.cfg.MaxWork > 0 && uint64(newest-c.told) > c.cfg.MaxWork/10*9
+	return c.cfg.MaxWork > 0 && uint64(newest-c.told) > c.cfg.MaxWork/2
 }
 
 func (c *Core) complete(inputs []vmm.Input) {

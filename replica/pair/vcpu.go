@@ -57,7 +57,6 @@ func (n *Node) runEpoch() error {
 	}
 	n.renewed = false
 	ends := func() bool {
-		n.stand()
 		// Age ends no epoch in which the guest did not move: if a boundary takes longer
 		// than EpochTime, it never would.
 		return n.wanted.Load() || n.isOver() || n.roomAgain() || n.moved() > 0 && n.old()
@@ -73,9 +72,8 @@ func (n *Node) runEpoch() error {
 			return err
 		}
 	}
-	worked := time.Since(began) - n.stood
-	n.worked = uint64(worked)
-	took := max(1, worked-n.waited)
+	n.worked = uint64(time.Since(began))
+	took := max(1, time.Since(began)-n.waited)
 	if moved := n.moved(); moved > 0 {
 		n.pace = max(minLength, uint64(float64(moved)*float64(n.opt.EpochTime)/float64(took)))
 		n.speed.Ran(moved, uint64(took))
@@ -118,18 +116,6 @@ func (n *Node) stretch(ends func() bool) (reason vmm.StopReason, err error) {
 		reason, err = n.run(short, func() bool { n.drainRequests(); return n.isOver() })
 	}
 	return reason, err
-}
-
-// stand waits, within an epoch, while the backup is too far behind. Whether it is, the primary hears soon after the epoch has begun.
-func (n *Node) stand() {
-	if !n.ahead.Load() {
-		return
-	}
-	began := time.Now()
-	for n.ahead.Load() && !n.isOver() {
-		n.rest(time.Time{})
-	}
-	n.stood += time.Since(began)
 }
 
 // renew ends an epoch that has not begun, as the guest had to wait for its backup: guest time would go on from when the record was made.
@@ -464,7 +450,7 @@ func (n *Node) open(r epoch.Record) error {
 	if err := n.x.Open(r); err != nil {
 		return err
 	}
-	n.opened, n.begun, n.waited, n.stood = time.Now(), n.opt.Machine.Position(), 0, 0
+	n.opened, n.begun, n.waited = time.Now(), n.opt.Machine.Position(), 0
 	n.setDue(n.opened)
 	return nil
 }
@@ -489,9 +475,6 @@ func (n *Node) setDue(now time.Time) {
 
 // old reports whether the present epoch should end.
 func (n *Node) old() bool {
-	if n.stood > n.opt.EpochTime/lateness { // guest time goes on from when a record is made
-		return true
-	}
 	now := time.Now()
 	if !now.After(n.due) {
 		return false
