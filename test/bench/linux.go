@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -364,7 +363,11 @@ func times(all []trial, load string) []float64 {
 
 // fastest is what the fastest part of a load took, in any trial.
 func fastest(all []trial, load string) float64 {
-	return slices.Min(each(all, func(t trial) float64 { return slices.Min(t.Seconds[load]) }))
+	var parts []float64
+	for _, t := range all {
+		parts = append(parts, t.Seconds[load]...)
+	}
+	return quantile(parts, 0)
 }
 
 func (r *replicatedResult) ratio(of, by []trial, load string) spread {

@@ -34,7 +34,7 @@ func killOnce(t *testing.T, seed uint64, all *tally) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	s := draw(seed)
-	o, pair, err := s.run(ctx, lab)
+	o, pair, err := s.run(ctx)
 	all.add(s, o, err == nil)
 	if err != nil {
 		t.Errorf("seed %d: %s: %v\n%srepeat it with: go test ./test/failover -v -run TestKills -kills=1 -seed=%d",

@@ -96,17 +96,22 @@ type outcome struct {
 // more is how many transactions the survivor must make.
 const more = 3
 
+// start starts the pair. On an error it may hold what was started.
+func (s scenario) start(ctx context.Context) (*harness.Pair, error) {
+	return lab.StartPair(ctx, harness.PairOptions{Size: "8M", Delay: s.network, Args: s.args})
+}
+
 // run runs a scenario to its end. The pair is for the report if there is an error.
-func (s scenario) run(ctx context.Context, lab *harness.Lab) (outcome, *harness.Pair, error) {
-	p, err := lab.StartPair(ctx, harness.PairOptions{Size: "8M", Delay: s.network, Args: s.args})
+func (s scenario) run(ctx context.Context) (outcome, *harness.Pair, error) {
+	p, err := s.start(ctx)
 	if err != nil {
 		return outcome{}, p, err
 	}
-	o, err := s.kill(ctx, lab, p)
+	o, err := s.kill(ctx, p)
 	return o, p, err
 }
 
-func (s scenario) kill(ctx context.Context, lab *harness.Lab, p *harness.Pair) (o outcome, err error) {
+func (s scenario) kill(ctx context.Context, p *harness.Pair) (o outcome, err error) {
 	if err := s.await(ctx, p); err != nil {
 		return o, err
 	}
@@ -114,7 +119,7 @@ func (s scenario) kill(ctx context.Context, lab *harness.Lab, p *harness.Pair) (
 		pass(s.delay)
 	}
 	if s.victim == backup {
-		return s.killBackup(ctx, lab, p)
+		return s.killBackup(ctx, p)
 	}
 	dies, survivor := p.Primary, p.Backup
 	killed := dies.Kill()
@@ -147,20 +152,22 @@ func (s scenario) kill(ctx context.Context, lab *harness.Lab, p *harness.Pair) (
 
 // killBackup kills the backup. If that was before the guest's first instruction, the primary waits for another
 // backup: it comes, and is killed later.
-func (s scenario) killBackup(ctx context.Context, lab *harness.Lab, p *harness.Pair) (o outcome, err error) {
+func (s scenario) killBackup(ctx context.Context, p *harness.Pair) (o outcome, err error) {
 	read := 0 // bytes of the primary's messages
 	for delay := s.delay; ; {
 		p.Backup.Kill()
 		if err := p.Backup.WaitFor(ctx, harness.Killed); err != nil {
 			return o, err
 		}
+		another := false
 		l, err := p.Primary.Messages.Await(ctx, read, func(l harness.Line) bool {
-			return strings.Contains(l.Text, "going on alone") || strings.Contains(l.Text, "waiting for another backup")
+			another = strings.Contains(l.Text, "waiting for another backup")
+			return another || strings.Contains(l.Text, "going on alone")
 		})
 		if err != nil {
 			return o, fmt.Errorf("awaiting that the primary misses its backup: %w", err)
 		}
-		if strings.Contains(l.Text, "going on alone") {
+		if !another {
 			break
 		}
 		read = l.End
