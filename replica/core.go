@@ -19,7 +19,7 @@ type Config struct {
 	// the limit the primary waits.
 	MaxLag uint64
 	// MaxWork is how much the backup's execution may lie behind the primary's, in ns that the primary ran, or waited for its disks; at the limit
-	// the primary waits. It bounds how long a takeover takes. 0 is no limit.
+	// the primary waits, also within an epoch. It bounds how long a takeover takes. 0 is no limit.
 	MaxWork uint64
 	// SuspectTicks is after how many ticks without a word the peer counts as failed. Ticks
 	// are counted as they are lived through, so a process that was stopped for a while gives its
@@ -243,7 +243,7 @@ func (c *Core) stop(err error) {
 func (c *Core) Next() Task {
 	switch c.role {
 	case Primary:
-		if c.farAhead() {
+		if c.Headroom() == 0 {
 			return Task{Kind: TaskWait} // back-pressure
 		}
 		if c.consoleReleased > c.gate.Left().Console+maxConsole {
@@ -269,12 +269,20 @@ func (c *Core) Next() Task {
 	return Task{Kind: TaskWait}
 }
 
-// farAhead reports whether the backup's execution is further behind than it may be.
-func (c *Core) farAhead() bool {
-	if c.alone || len(c.behind) == 0 {
-		return false
+// Headroom is how long the machine may run in the present epoch, in ns, before it has to wait for the backup to execute more. It grows
+// when the backup acknowledges, and has no bound when the backup has executed all that it was sent.
+func (c *Core) Headroom() uint64 {
+	if c.role != Primary || c.alone || len(c.behind) == 0 {
+		return math.MaxUint64
 	}
-	return uint64(c.opened-min(c.opened, c.verified)) > c.cfg.MaxLag || c.cfg.MaxWork > 0 && c.worked-c.behind[0] > c.cfg.MaxWork
+	if uint64(c.opened-min(c.opened, c.verified)) > c.cfg.MaxLag {
+		return 0
+	}
+	lag := c.worked - c.behind[0]
+	if c.cfg.MaxWork == 0 || lag == 0 {
+		return math.MaxUint64
+	}
+	return c.cfg.MaxWork - min(c.cfg.MaxWork, lag)
 }
 
 // Connected tells that a connection, numbered conn, is up and past its handshake. Each has a

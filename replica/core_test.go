@@ -227,15 +227,17 @@ func TestBackPressure(t *testing.T) {
 	`)
 }
 
-// A primary also waits when the backup has too much to repeat, however few epochs that is: each boundary ends 10 ns of work.
+// A primary also waits, at a boundary or within an epoch, when the backup has too much to repeat, however few epochs that is: each
+// boundary ends 10 ns of work.
 func TestWork(t *testing.T) {
 	play(t, NewPrimary(Config{MaxLag: 64, MaxWork: 25, SuspectTicks: 3}, false), begun+`
-		boundary : opens record 1, send record 1 -> run
-		boundary : opens record 2, send record 2 -> run
+		boundary : opens record 1, send record 1 -> run for 15
+		boundary : opens record 2, send record 2 -> run for 5
 		boundary : opens record 3, send record 3 -> wait
 		ack 4 1  : -> wait
-		ack 4 2  : -> run
-		boundary : opens record 4, send record 4 -> wait
+		ack 4 2  : -> run for 5
+		ack 4 3  : -> run for 15
+		boundary : opens record 4, send record 4 -> run for 5
 		ack 5 5  : -> run
 	`)
 }

@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -145,6 +146,9 @@ func (p *player) step(w []string) string {
 func next(c *Core) string {
 	switch task := c.Next(); task.Kind {
 	case TaskRun:
+		if room := c.Headroom(); room < math.MaxUint64 {
+			return fmt.Sprintf("run for %d", room)
+		}
 		return "run"
 	case TaskReplay:
 		return fmt.Sprintf("replay %d", task.Record.Epoch)

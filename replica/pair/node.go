@@ -120,6 +120,7 @@ type Node struct {
 	life    atomic.Uint64 // grows while the machine's goroutine gets on
 	resting atomic.Bool   // it waits for something to do
 	wanted  atomic.Bool   // the primary should end the epoch
+	room    atomic.Uint64 // for how long it may run in it; see replica.Core.Headroom
 	kicked  atomic.Bool   // the machine was kicked for that
 	crowded atomic.Bool   // frames wait for which the guest had no room
 
@@ -131,6 +132,7 @@ type Node struct {
 	begun   vmm.Position  // where
 	worked  uint64        // for how long it ran in the present epoch, in ns
 	waited  time.Duration // for how long the guest waited for completions in the present epoch
+	stood   time.Duration // for how long it waited for the backup in it
 	wait    time.Duration // how long it does so lately, for one
 	renewed bool          // the present epoch came in place of one that had to wait
 	pace    uint64        // positions that the guest would have made in EpochTime, by the last epoch that had any
@@ -376,6 +378,7 @@ func (n *Node) step(f func(c *replica.Core)) {
 	case n.core.BoundaryWanted():
 		n.want()
 	}
+	n.room.Store(n.core.Headroom())
 	n.rouse()
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -92,6 +93,16 @@ func (p *peer) hearUntil(wanted func(m replica.Message) bool) replica.Message {
 	for {
 		if m := p.hear(); wanted(m) {
 			return m
+		}
+	}
+}
+
+// records hears the records from one to before another, and nothing else.
+func (p *peer) records(from, to epoch.Number) {
+	p.t.Helper()
+	for want := from; want < to; want++ {
+		if m, ok := p.hear().(replica.RecordMessage); !ok || m.Epoch != want {
+			p.t.Fatalf("heard %+v, want record %d", m, want)
 		}
 	}
 }
@@ -340,16 +351,7 @@ func TestResend(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.say(replica.Ack{})
-	records := func(from, to epoch.Number) {
-		t.Helper()
-		for want := from; want < to; want++ {
-			m, ok := p.hear().(replica.RecordMessage)
-			if !ok || m.Epoch != want {
-				t.Fatalf("heard %+v, want record %d", m, want)
-			}
-		}
-	}
-	records(0, 4)
+	p.records(0, 4)
 	for _, held := range []epoch.Number{0, 2, 3, 4} {
 		gone := s.present().gone
 		p.Close()
@@ -358,8 +360,37 @@ func TestResend(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.say(replica.Ack{Held: held})
-		records(held, 4)
+		p.records(held, 4)
 	}
+}
+
+// TestStandsStill: a primary whose backup is too far behind stands still within an epoch, whatever comes, until the backup has
+// executed more.
+func TestStandsStill(t *testing.T) {
+	s := newSide("the primary", think(1<<40))
+	s.opt.EpochLength = 1 << 40
+	s.opt.Core.MaxWork = uint64(20 * time.Millisecond)
+	s.startPrimary(t)
+	p, _, err := enter(t, s.address(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.say(replica.Ack{})
+	p.records(0, 1)
+	s.Frames(0, [][]byte{[]byte("a")}) // for which the epoch ends
+	p.records(1, 2)
+	for late := time.Now().Add(patience); !s.resting.Load(); runtime.Gosched() {
+		if time.Now().After(late) {
+			t.Fatal("the machine runs on")
+		}
+	}
+	s.Frames(0, [][]byte{[]byte("b")})
+	s.tick(2) // the first follows the record
+	if m := p.hear(); m != (replica.Message)(replica.Heartbeat{}) {
+		t.Fatalf("heard %+v while the machine should stand still", m)
+	}
+	p.say(replica.Ack{Held: 2, Verified: 2})
+	p.records(2, 3)
 }
 
 // TestNonsenseIsAnswered: a backup that cannot go on after what it was told leaves, and the primary

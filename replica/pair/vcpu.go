@@ -56,11 +56,12 @@ func (n *Node) runEpoch() error {
 		return n.renew()
 	}
 	n.renewed = false
-	ends := func() bool {
+	over := func() bool {
 		// Age ends no epoch in which the guest did not move: if a boundary takes longer
 		// than EpochTime, it never would.
 		return n.wanted.Load() || n.isOver() || n.roomAgain() || n.moved() > 0 && n.old()
 	}
+	ends := func() bool { return over() || n.stand(began) && over() }
 	var reason vmm.StopReason
 	for awaited := true; awaited; {
 		var err error
@@ -72,8 +73,9 @@ func (n *Node) runEpoch() error {
 			return err
 		}
 	}
-	n.worked = uint64(time.Since(began))
-	took := max(1, time.Since(began)-n.waited)
+	worked := time.Since(began) - n.stood
+	n.worked = uint64(worked)
+	took := max(1, worked-n.waited)
 	if moved := n.moved(); moved > 0 {
 		n.pace = max(minLength, uint64(float64(moved)*float64(n.opt.EpochTime)/float64(took)))
 		n.speed.Ran(moved, uint64(took))
@@ -116,6 +118,21 @@ func (n *Node) stretch(ends func() bool) (reason vmm.StopReason, err error) {
 		reason, err = n.run(short, func() bool { n.drainRequests(); return n.isOver() })
 	}
 	return reason, err
+}
+
+// stand waits while the backup is too far behind for the machine to run on in the present epoch, which began to run at a time. It
+// reports whether it had to.
+func (n *Node) stand(began time.Time) (stood bool) {
+	stopped := time.Now()
+	ran := stopped.Sub(began) - n.stood
+	for uint64(ran) >= n.room.Load() && !n.isOver() {
+		n.rest(time.Time{})
+		stood = true
+	}
+	if stood {
+		n.stood += time.Since(stopped)
+	}
+	return stood
 }
 
 // renew ends an epoch that has not begun, as the guest had to wait for its backup: guest time would go on from when the record was made.
@@ -450,7 +467,7 @@ func (n *Node) open(r epoch.Record) error {
 	if err := n.x.Open(r); err != nil {
 		return err
 	}
-	n.opened, n.begun, n.waited = time.Now(), n.opt.Machine.Position(), 0
+	n.opened, n.begun, n.waited, n.stood = time.Now(), n.opt.Machine.Position(), 0, 0
 	n.setDue(n.opened)
 	return nil
 }
@@ -475,6 +492,9 @@ func (n *Node) setDue(now time.Time) {
 
 // old reports whether the present epoch should end.
 func (n *Node) old() bool {
+	if n.stood > n.opt.EpochTime/lateness { // guest time goes on from when a record is made
+		return true
+	}
 	now := time.Now()
 	if !now.After(n.due) {
 		return false

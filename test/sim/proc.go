@@ -356,6 +356,9 @@ func (p *proc) done() { p.task = replica.Task{} }
 // something has to happen.
 func (p *proc) runEpoch() (wait bool, err error) {
 	w := p.w
+	if uint64(w.now-p.opened) >= p.core.Headroom() { // Node.stand
+		return true, nil
+	}
 	if !p.idle {
 		slice, early := 1+w.rng.IntN(w.plan.slice), w.chance(w.plan.early)
 		// An epoch that is too old ends, but not before the guest moved.
