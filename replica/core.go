@@ -19,7 +19,7 @@ type Config struct {
 	// the limit the primary waits.
 	MaxLag uint64
 	// MaxWork is how much the backup's execution may lie behind the primary's, in ns that the primary ran, or waited for its disks; at the limit
-	// the primary waits, also within an epoch. It bounds how long a takeover takes. 0 is no limit.
+	// the primary waits, also within an epoch. It bounds how long a takeover takes. An epoch should last half as long at most. 0 is no limit.
 	MaxWork uint64
 	// SuspectTicks is after how many ticks without a word the peer counts as failed. Ticks
 	// are counted as they are lived through, so a process that was stopped for a while gives its
@@ -270,7 +270,8 @@ func (c *Core) Next() Task {
 }
 
 // Headroom is how long the machine may run in the present epoch, in ns, before it has to wait for the backup to execute more. It grows
-// when the backup acknowledges, and has no bound when the backup has executed all that it was sent.
+// when the backup acknowledges. It has no bound where the epoch's own length sees to the limit: the backup acknowledges as soon as the
+// primary may be waiting for that (see nearLimit), and then there is always something that it has not acknowledged.
 func (c *Core) Headroom() uint64 {
 	if c.role != Primary || c.alone || len(c.behind) == 0 {
 		return math.MaxUint64
@@ -279,7 +280,7 @@ func (c *Core) Headroom() uint64 {
 		return 0
 	}
 	lag := c.worked - c.behind[0]
-	if c.cfg.MaxWork == 0 || lag == 0 {
+	if c.cfg.MaxWork == 0 || lag <= c.cfg.MaxWork/2 {
 		return math.MaxUint64
 	}
 	return c.cfg.MaxWork - min(c.cfg.MaxWork, lag)
@@ -758,14 +759,14 @@ func (c *Core) Executed() {
 	c.accept()
 }
 
-// nearLimit reports whether a primary that has sent what is here, and has heard of no more than was told, may be close to its
-// limit of work. Guest time passes for about as long as it worked, 15/16 at least.
+// nearLimit reports whether a primary that has sent what is here, and has heard of no more than was told, may come to its limit of
+// work: whether Headroom has a bound there. Guest time passes for about as long as it worked, 15/16 at least.
 func (c *Core) nearLimit() bool {
 	newest := c.time
 	if n := len(c.records); n > 0 {
 		newest = c.records[n-1].Time
 	}
-	return c.cfg.MaxWork > 0 && uint64(newest-c.told) > c.cfg.MaxWork/2
+	return c.cfg.MaxWork > 0 && uint64(newest-c.told) > c.cfg.MaxWork/32*15
 }
 
 func (c *Core) complete(inputs []vmm.Input) {

@@ -231,14 +231,24 @@ func TestBackPressure(t *testing.T) {
 // boundary ends 10 ns of work.
 func TestWork(t *testing.T) {
 	play(t, NewPrimary(Config{MaxLag: 64, MaxWork: 25, SuspectTicks: 3}, false), begun+`
-		boundary : opens record 1, send record 1 -> run for 15
+		boundary : opens record 1, send record 1 -> run
 		boundary : opens record 2, send record 2 -> run for 5
 		boundary : opens record 3, send record 3 -> wait
 		ack 4 1  : -> wait
 		ack 4 2  : -> run for 5
-		ack 4 3  : -> run for 15
+		ack 4 3  : -> run
 		boundary : opens record 4, send record 4 -> run for 5
 		ack 5 5  : -> run
+	`)
+	// The backup tells at once of what it has executed only if the primary may be waiting for that.
+	play(t, NewBackup(Config{MaxLag: 64, MaxWork: 320, SuspectTicks: 3}), `
+		connected 1  : send ack 0 0 -> wait
+		record 0 100 : send ack 1 0 -> replay 0
+		executed     : -> wait
+		record 1 200 : send ack 2 1 -> replay 1
+		record 2 300 : send ack 3 1 -> replay 1
+		executed     : send ack 3 2 -> replay 2
+		executed     : -> wait
 	`)
 }
 

@@ -70,8 +70,8 @@ func (p *player) step(w []string) string {
 		c.Tick()
 	case "claimed":
 		c.Claimed(w[1] == "won")
-	case "record":
-		r := epoch.Record{Epoch: epoch.Number(arg(1)), Length: 10}
+	case "record": // record <number> [<time>]
+		r := epoch.Record{Epoch: epoch.Number(arg(1)), Length: 10, Time: vmm.Time(arg(2))}
 		r.Ended = len(w) > 2 && w[2] == "ended"
 		if len(w) > 3 && w[2] == "left" {
 			r.Left = epoch.Left{Console: arg(3), Frames: arg(4)}

@@ -368,24 +368,22 @@ func TestResend(t *testing.T) {
 // executed more.
 func TestStandsStill(t *testing.T) {
 	s := newSide("the primary", think(1<<40))
-	s.opt.EpochLength = 1 << 40
-	s.opt.Core.MaxWork = uint64(20 * time.Millisecond)
+	s.opt.EpochLength, s.opt.EpochTime = 1<<40, 15*time.Millisecond
+	s.opt.Core.MaxWork = uint64(20 * time.Millisecond) // the second epoch may last for 5 ms
 	s.startPrimary(t)
 	p, _, err := enter(t, s.address(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.say(replica.Ack{})
-	p.records(0, 1)
-	s.Frames(0, [][]byte{[]byte("a")}) // for which the epoch ends
-	p.records(1, 2)
+	p.records(0, 2)
 	for late := time.Now().Add(patience); !s.resting.Load(); runtime.Gosched() {
 		if time.Now().After(late) {
 			t.Fatal("the machine runs on")
 		}
 	}
-	s.Frames(0, [][]byte{[]byte("b")})
-	s.tick(2) // the first follows the record
+	s.Frames(0, [][]byte{[]byte("a")}) // for which an epoch would end
+	s.tick(2)                          // the first follows the record
 	if m := p.hear(); m != (replica.Message)(replica.Heartbeat{}) {
 		t.Fatalf("heard %+v while the machine should stand still", m)
 	}
