@@ -270,8 +270,8 @@ func (c *Core) Next() Task {
 }
 
 // Headroom is how long the machine may run in the present epoch, in ns, before it has to wait for the backup to execute more. It grows
-// when the backup acknowledges. It has no bound where the epoch's own length sees to the limit: the backup acknowledges as soon as the
-// primary may be waiting for that (see nearLimit), and then there is always something that it has not acknowledged.
+// when the backup acknowledges. It has no bound while the backup is at most half of MaxWork behind: an epoch adds no more than the other
+// half. Beyond, the backup acknowledges each record when it has executed it (see nearLimit), so the primary does not wait for a tick.
 func (c *Core) Headroom() uint64 {
 	if c.role != Primary || c.alone || len(c.behind) == 0 {
 		return math.MaxUint64
