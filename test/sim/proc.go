@@ -352,14 +352,14 @@ func (p *proc) compute() {
 // done ends the task.
 func (p *proc) done() { p.task = replica.Task{} }
 
-// runEpoch is Node.runEpoch and Node.idle, and comes back when time has to pass, or (wait)
+// runEpoch is Node.runEpoch, Node.stand and Node.idle, and comes back when time has to pass, or (wait)
 // something has to happen.
 func (p *proc) runEpoch() (wait bool, err error) {
 	w := p.w
-	if uint64(w.now-p.opened) >= p.core.Headroom() { // Node.stand
-		return true, nil
-	}
 	if !p.idle {
+		if uint64(w.now-p.opened) >= p.core.Headroom() {
+			return true, nil
+		}
 		slice, early := 1+w.rng.IntN(w.plan.slice), w.chance(w.plan.early)
 		// An epoch that is too old ends, but not before the guest moved.
 		due := func() bool { return w.now > p.due && p.m.Position() != p.began }
